@@ -1,0 +1,39 @@
+//! The words of visualpath edge, as types.
+//!
+//! One frame's way through them:
+//!
+//! ```text
+//! Source ─▶ FrameMeta + pixels ─▶ FrameView ─▶ Extractor ─▶ Outcome ─▶ Aligned ─▶ Fusion ─▶ Trigger
+//! ```
+//!
+//! Nothing here reads a clock, a file or a socket, and nothing spawns a thread; that is what lets
+//! the same fusion run live, on a file and in a replay with the same answer.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod extractor;
+pub mod frame;
+pub mod fusion;
+pub mod name;
+pub mod observation;
+pub mod view;
+pub mod zone;
+
+pub use clock::{Clock, ManualClock, MonotonicClock};
+pub use extractor::{
+    ExtractError, Extractor, ExtractorPlugin, ModelUse, PluginContext, PluginError,
+};
+pub use frame::{ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageLayout, PixelFormat, Plane};
+pub use fusion::{
+    Aligned, AlignedEntry, EndReason, Fusion, FusionInput, FusionResult, Phase, Trigger,
+    TriggerKind,
+};
+pub use name::{Name, NameError, nearest};
+pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals};
+pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};
+pub use zone::{Anchor, Zone, ZoneError};
+
+/// Nanoseconds in a millisecond, for the many conversions at the edges.
+pub const NS_PER_MS: i64 = 1_000_000;
+/// Nanoseconds in a second.
+pub const NS_PER_S: i64 = 1_000_000_000;

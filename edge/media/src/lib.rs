@@ -1,0 +1,7 @@
+//! Pictures and evidence: sources, pixel conversion, encoder, packet ring, clipper, MP4.
+pub mod clip;
+pub mod convert;
+pub mod encode;
+pub mod mp4;
+pub mod ring;
+pub mod source;
