@@ -1,1 +1,23 @@
-//! (being written)
+//! The platform layer: from frames to fusion results.
+//!
+//! ```text
+//! captured ─▶ FlowLimiter ─▶ Worker ─▶ Outcome ─▶ Aligner ─▶ Fusion ─▶ PathSink
+//! ```
+//!
+//! [`flow`] is the page to read first: it is the path thread, and everything else here is a part
+//! it uses. There is no action in the platform: what to do with a trigger is the app's.
+
+pub mod aligner;
+pub mod flow;
+pub mod limiter;
+pub mod observe;
+pub mod registry;
+pub mod rules;
+pub mod worker;
+
+pub use aligner::PathSpec;
+pub use flow::{Captured, Flow, FlowSpec, FlowStats, LaneSpec, LaneStats, PathSink};
+pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE, RateGate};
+pub use observe::{Merger, class_slug};
+pub use registry::{Origin, Registry, RegistryError};
+pub use worker::{ExtractorFactory, Isolation, Runner};

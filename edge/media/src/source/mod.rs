@@ -1,1 +1,266 @@
-//! (being written)
+//! Sources: where frames come from.
+//!
+//! ```text
+//! open(uri) ─▶ FileSource ── next() ─▶ Frame | Gap | Wrapped | NewFormat | End | Stopped
+//!                  │
+//!                  ├─ Timeline: frame_id, t_ns, over loops
+//!                  ├─ Pacer:    waits until a picture is due (realtime)
+//!                  └─ Pictures: decodes, straight into the slot
+//!                       ├─ ffmpeg  any file, through a child process, over NUT
+//!                       └─ mjpeg   a bare sequence of JPEGs, in this process
+//! ```
+//!
+//! Why it is like this: `docs/design/sources.md`.
+
+mod error;
+mod ffmpeg;
+mod file;
+mod jpeg;
+mod mjpeg;
+pub mod nut;
+mod probe;
+mod stop;
+mod timeline;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use visualpath_core::{Clock, ImageLayout, Name};
+use visualpath_frames::{Frame, FramePool};
+
+pub use error::SourceError;
+pub use jpeg::JpegSplitter;
+pub use stop::StopFlag;
+
+/// What to open, and how.
+#[derive(Debug, Clone)]
+pub struct SourceOptions {
+    /// The source's name in the config; for threads, logs and the frames' holder tag.
+    pub name: Name,
+    /// A path, or `file:` and a path. Cameras and streams are not in this version.
+    pub uri: String,
+    /// Pace pictures by their time stamps, and drop one for which there is no free slot. Otherwise:
+    /// as fast as the consumer takes them, waiting for a slot.
+    pub realtime: bool,
+    /// Start again at the end, for ever.
+    pub loop_: bool,
+    /// Width wanted of a camera; of no effect on files.
+    pub width: Option<u32>,
+    /// Height wanted of a camera; of no effect on files.
+    pub height: Option<u32>,
+    /// Rate wanted of a camera, pictures a second. On a file without time stamps (`.mjpeg`): its
+    /// rate, 25 if absent. Of no effect on other files.
+    pub fps: Option<f64>,
+    /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
+    /// extractors, and a decoder with several threads holds back as many pictures.
+    pub decode_threads: u32,
+}
+
+impl SourceOptions {
+    /// Options with every default: as fast as possible, once, one decoder thread.
+    pub fn new(name: Name, uri: impl Into<String>) -> Self {
+        Self {
+            name,
+            uri: uri.into(),
+            realtime: false,
+            loop_: false,
+            width: None,
+            height: None,
+            fps: None,
+            decode_threads: 1,
+        }
+    }
+}
+
+/// What a source delivers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceInfo {
+    /// Layout of every frame, until [`SourceEvent::NewFormat`].
+    pub layout: ImageLayout,
+    /// Pictures a second, as the file says; `None` if it does not.
+    pub nominal_fps: Option<f64>,
+    /// Length of one round, as the file says.
+    pub duration_ns: Option<i64>,
+    /// For people: `ffmpeg msmpeg4v3 768x576 10 fps`.
+    pub description: String,
+    /// The encoded form the source could hand on as packets without decoding. `None` in this
+    /// version: no source gives packets yet.
+    pub encoded: Option<EncodedKind>,
+}
+
+/// An encoded form worth keeping as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncodedKind {
+    /// One JPEG per picture.
+    Mjpeg,
+    /// H.264.
+    H264,
+    /// H.265.
+    H265,
+}
+
+/// Pictures that were captured and could not be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// How many. Each has used up a `frame_id`.
+    pub lost: u64,
+    /// Source time of the last frame before the gap, or of the first lost one if there is none.
+    pub from_ns: i64,
+    /// Source time of the first frame after the gap, or of the last lost one so far.
+    pub to_ns: i64,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// Why pictures were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// No slot of the pool was free.
+    PoolExhausted,
+    /// The picture's bytes are damaged.
+    Undecodable,
+}
+
+impl GapCause {
+    /// The word used in metrics, traces and summaries.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PoolExhausted => "pool_exhausted",
+            Self::Undecodable => "undecodable",
+        }
+    }
+}
+
+/// What became of a source that ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EndInfo {
+    /// Frames delivered, over all rounds.
+    pub frames: u64,
+    /// Pictures lost, over all rounds.
+    pub lost: u64,
+    /// Source time of the last picture.
+    pub last_t_ns: Option<i64>,
+}
+
+/// The next thing that happened at a source.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// A picture, in a slot of the pool given to `next`.
+    Frame(Frame),
+    /// Pictures were lost; reported before the frame that follows them.
+    Gap(Gap),
+    /// A looping file starts again; time goes on, one nominal interval later.
+    Wrapped,
+    /// The following frames have another layout: `next` must be called with a pool for it. They
+    /// begin a new epoch.
+    NewFormat(SourceInfo),
+    /// Nothing follows. Every further call gives this again.
+    End(EndInfo),
+    /// As asked by the stop flag. The source is closed; every further call gives `End`.
+    Stopped,
+}
+
+/// Yields frames, and says what it lost.
+pub trait Source: Send {
+    /// What is delivered now.
+    fn info(&self) -> &SourceInfo;
+
+    /// Blocks until the next event. `stop` is looked at every 100 ms or more often.
+    ///
+    /// # Errors
+    /// What ended the source; every frame that could be decoded was delivered before. Every
+    /// further call gives [`SourceEvent::End`].
+    fn next(&mut self, pool: &FramePool, stop: &StopFlag) -> Result<SourceEvent, SourceError>;
+}
+
+/// Opens what `opts.uri` names, deciding by its content (and, for bare JPEG sequences, its name).
+///
+/// # Errors
+/// When there is nothing to read, no video in it, or no decoder for it. Bounded: a decoder that
+/// says nothing for 30 s is an error too.
+pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Source>, SourceError> {
+    let file = file_of(&opts.uri)?;
+    let head = readable(&file)?;
+    let named_mjpeg = file
+        .extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| ["mjpeg", "mjpg"].contains(&e.to_ascii_lowercase().as_str()));
+    let source: Box<dyn Source> = if named_mjpeg && head.starts_with(&[0xFF, 0xD8]) {
+        let pictures = mjpeg::MjpegPictures::open(&file, opts.fps)?;
+        Box::new(file::FileSource::new(opts, file, clock, pictures))
+    } else {
+        let pictures = ffmpeg::FfmpegPictures::open(&file, opts.decode_threads, &head)?;
+        Box::new(file::FileSource::new(opts, file, clock, pictures))
+    };
+    tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
+    Ok(source)
+}
+
+/// The file a URI names.
+fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
+    let unsupported = |detail: &str| {
+        Err(SourceError::Unsupported {
+            uri: uri.to_owned(),
+            detail: detail.to_owned(),
+        })
+    };
+    if let Some(path) = uri.strip_prefix("file://").or(uri.strip_prefix("file:")) {
+        return Ok(PathBuf::from(path));
+    }
+    if uri.is_empty() {
+        return unsupported("is empty; give the path of a video file");
+    }
+    for later in ["rtsp://", "rtsps://", "http://", "https://"] {
+        if uri.starts_with(later) {
+            return unsupported("network streams are not supported yet; give a video file");
+        }
+    }
+    for later in ["exec:", "camera:", "synthetic:"] {
+        if uri.starts_with(later) && !Path::new(uri).exists() {
+            return unsupported("this kind of source is not supported yet; give a video file");
+        }
+    }
+    if uri.starts_with("/dev/video") || uri.starts_with("/dev/v4l/") {
+        return unsupported("cameras are not supported yet; give a video file");
+    }
+    Ok(PathBuf::from(uri))
+}
+
+/// The file's first bytes, if it is one that can be read.
+fn readable(path: &Path) -> Result<Vec<u8>, SourceError> {
+    let file = path.to_owned();
+    let failed = |cause: std::io::Error| match cause.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+            SourceError::NotFound {
+                file: path.to_owned(),
+            }
+        }
+        _ => SourceError::Unreadable {
+            file: path.to_owned(),
+            cause,
+        },
+    };
+    // Looked at before it is opened: opening a FIFO nobody writes to would block.
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if meta.is_dir() {
+        let what = "a directory";
+        return Err(SourceError::NotAFile { file, what });
+    }
+    if !meta.is_file() {
+        let what = "a device, a pipe or a socket";
+        return Err(SourceError::NotAFile { file, what });
+    }
+    let mut head = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|f| f.take(64).read_to_end(&mut head))
+        .map_err(failed)?;
+    if head.is_empty() {
+        let detail = "it is empty".to_owned();
+        return Err(SourceError::NotAVideo { file, detail });
+    }
+    Ok(head)
+}

@@ -1,0 +1,216 @@
+//! From what an extractor returned to what rules read: names and times filled in, zones assigned,
+//! signals merged over several observations, counts per zone added.
+
+use std::sync::Arc;
+
+use visualpath_core::{FrameMeta, Held, Name, Observation, Signals, Zone};
+
+/// Class name as it appears in a signal: lower case, every other character an underscore.
+pub fn class_slug(label: &str) -> String {
+    label
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .collect()
+}
+
+/// Finishes the observations of one extractor of one source.
+#[derive(Debug)]
+pub struct Merger {
+    extractor: Name,
+    zones: Vec<Zone>,
+    count: Arc<str>,
+    max_confidence: Arc<str>,
+    /// Per counting signal met so far: its name and `<signal>@<zone>` per zone, so that a frame
+    /// formats no names.
+    zone_names: Vec<(Arc<str>, Vec<Arc<str>>)>,
+}
+
+/// A signal that is no number; the whole answer for that frame counts as failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("signal `{signal}` is {value}: signals must be finite")]
+pub struct NotFinite {
+    /// Its name.
+    pub signal: String,
+    /// What it was.
+    pub value: f64,
+}
+
+/// Plugins choose signal names; this many distinct counting signals are remembered per extractor.
+const MAX_COUNTING: usize = 256;
+
+impl Merger {
+    /// For the extractor called `extractor`, looking at a source with these zones.
+    pub fn new(extractor: Name, zones: Vec<Zone>) -> Self {
+        Self {
+            extractor,
+            zones,
+            count: "count".into(),
+            max_confidence: "max_confidence".into(),
+            zone_names: Vec::new(),
+        }
+    }
+
+    /// Checks and completes `observations` of the frame `meta`, which took `timing_ns` to make.
+    pub fn merge(
+        &mut self,
+        meta: &FrameMeta,
+        mut observations: Vec<Observation>,
+        timing_ns: i64,
+    ) -> Result<Held, NotFinite> {
+        let mut signals = Signals::new();
+        let (mut objects, mut confidence) = (0_usize, 0.0_f64);
+        for o in &mut observations {
+            o.extractor = self.extractor.clone();
+            o.frame_id = meta.frame_id;
+            o.t_ns = meta.t_ns;
+            o.timing_ns = timing_ns;
+            for (name, value) in o.signals.iter() {
+                if !value.is_finite() {
+                    return Err(NotFinite { signal: name.to_string(), value });
+                }
+                signals.raise(Arc::clone(name), value);
+            }
+            if let Some(c) = o.confidence.filter(|c| c.is_finite()) {
+                confidence = confidence.max(c);
+            }
+            objects += o.data.objects.len();
+            for object in &mut o.data.objects {
+                if !(object.score.is_finite() && object.bbox.iter().all(|v| v.is_finite())) {
+                    return Err(NotFinite { signal: "data.objects".into(), value: f64::NAN });
+                }
+                confidence = confidence.max(object.score);
+                object.zones.clear();
+                object.zones.extend(
+                    self.zones
+                        .iter()
+                        .filter(|z| z.holds_box(object.bbox))
+                        .map(|z| z.name.as_str().to_owned()),
+                );
+            }
+        }
+        if signals.get("count").is_none() {
+            // Extractors that give one observation per thing have no objects to count.
+            let n = if objects > 0 { objects } else { observations.len() };
+            signals.set(Arc::clone(&self.count), count(n));
+        }
+        if signals.get("max_confidence").is_none() {
+            signals.set(Arc::clone(&self.max_confidence), confidence);
+        }
+        if !self.zones.is_empty() {
+            self.count_zones(&observations, &mut signals);
+        }
+        Ok(Held { frame_id: meta.frame_id, t_ns: meta.t_ns, observations, signals, timing_ns })
+    }
+
+    /// Adds `<signal>@<zone>` for every counting signal: `count` and `<class>_count`.
+    fn count_zones(&mut self, observations: &[Observation], signals: &mut Signals) {
+        let counting: Vec<Arc<str>> = signals
+            .iter()
+            .map(|(n, _)| n)
+            .filter(|n| (&***n == "count" || n.ends_with("_count")) && !n.contains('@'))
+            .cloned()
+            .collect();
+        for signal in counting {
+            let class = signal.strip_suffix("_count");
+            let known = self.zone_names.iter().position(|(n, _)| *n == signal);
+            let fresh: Vec<Arc<str>>;
+            let names = match known {
+                Some(i) => &self.zone_names[i].1,
+                None => {
+                    fresh = self.zones.iter().map(|z| format!("{signal}@{}", z.name).into()).collect();
+                    if self.zone_names.len() < MAX_COUNTING {
+                        self.zone_names.push((Arc::clone(&signal), fresh.clone()));
+                    }
+                    &fresh
+                }
+            };
+            for (zone, name) in self.zones.iter().zip(names) {
+                if signals.get(name).is_some() {
+                    continue;
+                }
+                let n = observations
+                    .iter()
+                    .flat_map(|o| &o.data.objects)
+                    .filter(|o| class.is_none_or(|c| class_slug(&o.label) == c))
+                    .filter(|o| o.zones.iter().any(|z| zone.name == **z))
+                    .count();
+                signals.set(Arc::clone(name), count(n));
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of objects in one picture")]
+fn count(n: usize) -> f64 {
+    n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use visualpath_core::{Anchor, ColorSpec, ImageLayout, Object, PixelFormat};
+
+    use super::*;
+
+    fn meta() -> FrameMeta {
+        let layout = ImageLayout::packed(PixelFormat::Grey, 8, 8, ColorSpec::default());
+        FrameMeta { frame_id: 7, t_ns: 700, epoch: 0, layout }
+    }
+
+    fn object(label: &str, score: f64, bbox: [f64; 4]) -> Object {
+        Object { track_id: None, label: label.into(), score, bbox, area: 0.0, zones: vec!["forged".into()], keypoints: vec![] }
+    }
+
+    fn merger() -> Merger {
+        let polygon = vec![[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]];
+        let zone = Zone::new(Name::new("door").unwrap(), polygon, Anchor::Bottom).unwrap();
+        Merger::new(Name::new("person").unwrap(), vec![zone])
+    }
+
+    #[test]
+    fn several_observations_merge_to_the_largest_and_are_counted() {
+        let mut a = Observation::new(Name::new("x").unwrap(), 0, 99);
+        a.signals.set("size", 1.0);
+        a.confidence = Some(0.25);
+        let mut b = a.clone();
+        b.signals.set("size", 3.0);
+        let held = merger().merge(&meta(), vec![a, b], 5).unwrap();
+        assert_eq!(held.signals.get("size"), Some(3.0));
+        assert_eq!(held.signals.get("count"), Some(2.0));
+        assert_eq!(held.signals.get("max_confidence"), Some(0.25));
+        let o = &held.observations[0];
+        assert_eq!((o.extractor.as_str(), o.frame_id, o.t_ns), ("person", 7, 700), "not the plugin's word");
+    }
+
+    #[test]
+    fn zones_are_assigned_and_counted_also_when_empty() {
+        let mut m = merger();
+        let mut o = Observation::new(Name::new("x").unwrap(), 0, 0);
+        o.signals.set("person_count", 2.0);
+        o.signals.set("traffic_light_count", 0.0);
+        o.data.objects = vec![
+            object("Person", 0.9, [0.1, 0.1, 0.3, 0.9]),
+            object("Person", 0.5, [0.6, 0.1, 0.8, 0.9]),
+        ];
+        let held = m.merge(&meta(), vec![o], 0).unwrap();
+        for (signal, value) in [
+            ("count", 2.0),
+            ("count@door", 1.0),
+            ("person_count@door", 1.0),
+            ("traffic_light_count@door", 0.0),
+            ("max_confidence", 0.9),
+        ] {
+            assert_eq!(held.signals.get(signal), Some(value), "{signal}");
+        }
+        assert_eq!(held.observations[0].data.objects[0].zones, ["door"]);
+        assert!(held.observations[0].data.objects[1].zones.is_empty());
+        let held = m.merge(&meta(), vec![], 0).unwrap();
+        assert_eq!(held.signals.get("count@door"), Some(0.0), "nothing seen is a zero, not a missing key");
+    }
+
+    #[test]
+    fn a_signal_that_is_no_number_fails_the_answer() {
+        let mut o = Observation::new(Name::new("x").unwrap(), 0, 0);
+        o.signals.set("blur", f64::NAN);
+        assert_eq!(merger().merge(&meta(), vec![o], 0).unwrap_err().signal, "blur");
+    }
+}

@@ -1,0 +1,2 @@
+//! Promises about the project itself.
+mod ranks;
