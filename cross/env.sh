@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # they are used by whoever sources this
 # The names that setup.sh, demo.sh and test.sh share. Sourced; does nothing but set them.
 #
 #   ROOT               the repository

@@ -3,6 +3,7 @@
 # build side, then models, videos, pictures and ONNX Runtime's library, each checked by sha256.
 #
 #   cross/setup.sh          what the demo and the tests need
+#   cross/setup.sh tests    and the checkers that cross/test.sh runs
 #   cross/setup.sh bench    and what the Python loop of `visualpath bench` needs
 #
 # May be run again at any time: what is there and right is left alone, what is half done is
@@ -10,7 +11,7 @@
 # Ubuntu 22.04 and 24.04.
 set -euo pipefail
 
-# shellcheck source=cross/env.sh
+# shellcheck source=env.sh
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 MSRV=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$ROOT/Cargo.toml")
@@ -20,8 +21,8 @@ trap 'if [ -n "$STEP_POLICY" ]; then as_root rm -f "$STEP_POLICY"; fi' EXIT
 
 main() {
     case "${1:-}" in
-        "" | bench) ;;
-        *) die "unknown step '$1': cross/setup.sh [bench]" ;;
+        "" | tests | bench) ;;
+        *) die "unknown step '$1': cross/setup.sh [tests|bench]" ;;
     esac
     mkdir -p "$CACHE"
     # Two runs at once would write the same files: the second waits.
@@ -33,8 +34,8 @@ main() {
     check_rust
     os_packages
     python_packages "$ROOT/cross/requirements.txt"
-    if [ "${1:-}" = bench ]; then
-        python_packages "$ROOT/cross/requirements-bench.txt"
+    if [ -n "${1:-}" ]; then
+        python_packages "$ROOT/cross/requirements-$1.txt"
     fi
     fetch_assets
     exec 9>&-
@@ -76,7 +77,11 @@ PROBES
     if [ ${#missing[@]} -eq 0 ]; then return; fi
     command -v apt-get >/dev/null ||
         die "missing: ${missing[*]} (Debian's names). This is not Debian or Ubuntu: install them by hand"
-    say "installing OS packages: ${missing[*]}"
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        die "missing packages, and neither root nor sudo to install them. As root, run:
+    apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+    fi
+    say "installing OS packages (as root): ${missing[*]}"
     apt_update
     apt_install "${missing[@]}"
 }
@@ -92,10 +97,8 @@ have() {
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
     else
-        die "needs root and there is no sudo. As root, run: $*"
+        sudo "$@"
     fi
 }
 

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod fusion;
 pub mod name;
 pub mod observation;
+pub mod rate;
 pub mod view;
 pub mod zone;
 
@@ -30,6 +31,7 @@ pub use fusion::{
 };
 pub use name::{Name, NameError, nearest};
 pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals};
+pub use rate::RateGate;
 pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};
 pub use zone::{Anchor, Zone, ZoneError};
 

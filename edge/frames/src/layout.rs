@@ -268,3 +268,207 @@ fn page_bytes() -> usize {
         rustix::param::page_size()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use visualpath_core::{ColorSpec, Fit, PixelFormat, ViewFormat};
+
+    fn native(format: PixelFormat, width: u32, height: u32) -> ImageLayout {
+        ImageLayout::packed(format, width, height, ColorSpec::default())
+    }
+
+    fn spec(slots: usize, native: ImageLayout, views: &[ViewSpec]) -> PoolSpec {
+        PoolSpec {
+            pool_id: 1,
+            slots,
+            native,
+            views: views.to_vec(),
+        }
+    }
+
+    fn sized(format: ViewFormat, width: u32, height: u32) -> ViewSpec {
+        ViewSpec {
+            format,
+            size: Some((width, height)),
+            ..ViewSpec::default()
+        }
+    }
+
+    #[test]
+    fn views_that_come_out_equal_share_one_and_native_ones_cost_nothing() {
+        let native = native(PixelFormat::Bgr, 640, 480);
+        let small = sized(ViewFormat::Rgb, 320, 240);
+        let letterboxed = ViewSpec {
+            fit: Fit::Letterbox, // of the same shape: no bars
+            ..small
+        };
+        let full_rgb = sized(ViewFormat::Rgb, 640, 480);
+        let full_rgb_area = ViewSpec {
+            filter: Filter::Area, // of the same size: nothing is resampled
+            size: None,
+            ..full_rgb
+        };
+        let area = ViewSpec {
+            filter: Filter::Area,
+            ..small
+        };
+        let bgr = ViewSpec {
+            format: ViewFormat::Bgr,
+            ..ViewSpec::default()
+        };
+        let views = [
+            ViewSpec::default(),
+            bgr,
+            small,
+            small,
+            letterboxed,
+            full_rgb,
+            full_rgb_area,
+            area,
+        ];
+        let layout = PoolLayout::plan(&spec(2, native, &views)).unwrap();
+        assert_eq!(
+            layout.views().len(),
+            3,
+            "small, full_rgb, area: {layout:#?}"
+        );
+        let id = |spec: &ViewSpec| layout.view_id(spec).unwrap();
+        assert!(id(&ViewSpec::default()).is_native() && id(&bgr).is_native());
+        assert_eq!(id(&small), id(&letterboxed));
+        assert_eq!(id(&full_rgb), id(&full_rgb_area));
+        assert_ne!(id(&small), id(&area), "another filter gives other bytes");
+        assert_eq!(
+            layout.view_id(&sized(ViewFormat::Rgb, 1, 1)),
+            None,
+            "never declared"
+        );
+        let huge = sized(ViewFormat::Rgb, u32::MAX, u32::MAX);
+        assert_eq!(layout.view_id(&huge), None);
+    }
+
+    #[test]
+    fn a_view_of_another_pool_has_no_place() {
+        let native = native(PixelFormat::Grey, 8, 8);
+        let view = sized(ViewFormat::Grey, 4, 4);
+        let ours = PoolLayout::plan(&spec(1, native, &[view])).unwrap();
+        let mut theirs = spec(1, native, &[view]);
+        theirs.pool_id = 2;
+        let theirs = PoolLayout::plan(&theirs).unwrap();
+        assert_eq!(ours.view_offset(0, theirs.view_id(&view).unwrap()), None);
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_by_name() {
+        let vga = native(PixelFormat::Nv12, 640, 480);
+        let says = |spec: &PoolSpec, words: &str| {
+            let error = PoolLayout::plan(spec).unwrap_err().to_string();
+            assert!(error.contains(words), "{error:?} should say {words:?}");
+        };
+        says(&spec(0, vga, &[]), "0 slots");
+        says(&spec(MAX_SLOTS + 1, vga, &[]), "1025 slots");
+        says(
+            &spec(1, native(PixelFormat::Grey, 0, 8), &[]),
+            "source's pictures of 0×8",
+        );
+        says(
+            &spec(1, native(PixelFormat::Grey, 8, MAX_SIDE + 1), &[]),
+            "8×16385",
+        );
+        says(
+            &spec(1, vga, &[sized(ViewFormat::Rgb, u32::MAX, u32::MAX)]),
+            "a view of 4294967295×4294967295",
+        );
+        says(
+            &spec(1, vga, &[sized(ViewFormat::Rgb, 4, 0)]),
+            "a view of 4×0",
+        );
+        let many: Vec<_> = (1..34).map(|i| sized(ViewFormat::Grey, i, 1)).collect();
+        says(&spec(1, vga, &many), "more than 32 different views");
+        let large = native(PixelFormat::Yuyv, MAX_SIDE, MAX_SIDE);
+        says(&spec(MAX_SLOTS, large, &[]), "1024 slots of 16384×16384");
+    }
+
+    fn formats() -> impl Strategy<Value = PixelFormat> {
+        prop::sample::select(vec![
+            PixelFormat::I420,
+            PixelFormat::Nv12,
+            PixelFormat::Yuyv,
+            PixelFormat::Rgb,
+            PixelFormat::Bgr,
+            PixelFormat::Grey,
+        ])
+    }
+
+    fn views() -> impl Strategy<Value = ViewSpec> {
+        let format = prop::sample::select(vec![
+            ViewFormat::Native,
+            ViewFormat::Rgb,
+            ViewFormat::Bgr,
+            ViewFormat::Grey,
+        ]);
+        let size = prop::option::of((1..2000_u32, 1..2000_u32));
+        (format, size, any::<bool>(), any::<bool>()).prop_map(|(format, size, boxed, area)| {
+            ViewSpec {
+                format,
+                size,
+                fit: if boxed { Fit::Letterbox } else { Fit::Stretch },
+                filter: if area { Filter::Area } else { Filter::Bilinear },
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 4 } else { 256 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// The table in memory/mod.rs stands on this.
+        #[test]
+        fn headers_pictures_and_views_are_in_bounds_apart_and_page_aligned(
+            format in formats(),
+            width in 1..3000_u32,
+            height in 1..3000_u32,
+            slots in 1..9_usize,
+            page in prop::sample::select(vec![4096_usize, 16_384, 65_536]),
+            views in prop::collection::vec(views(), 0..6),
+        ) {
+            let spec = spec(slots, native(format, width, height), &views);
+            let layout = PoolLayout::with_pages(&spec, page).unwrap();
+            let mut taken = Vec::new();
+            for slot in 0..slots {
+                let header = layout.header_offset(slot);
+                taken.push(header..header + SLOT_HEADER_BYTES);
+                let pixels = layout.pixels_offset(slot);
+                prop_assert_eq!(pixels % page, 0);
+                taken.push(pixels..pixels + layout.native_bytes());
+                prop_assert_eq!(layout.native_bytes(), layout.native().bytes());
+                for (index, view) in layout.views().iter().enumerate() {
+                    let index = Some(u8::try_from(index).unwrap());
+                    let id = ViewId { pool_id: 1, index };
+                    let start = layout.view_offset(slot, id).unwrap();
+                    prop_assert_eq!(start, pixels + view.offset_in_slot);
+                    prop_assert_eq!(start % page, 0);
+                    taken.push(start..start + view.layout.bytes());
+                }
+            }
+            taken.sort_by_key(|r| r.start);
+            for pair in taken.windows(2) {
+                prop_assert!(pair[0].end <= pair[1].start, "{:?}", pair);
+            }
+            prop_assert!(taken.last().unwrap().end <= layout.total_bytes());
+            for view in &views {
+                let id = layout.view_id(view).expect("every declared view is there");
+                if let Some(index) = id.index {
+                    let place = layout.views()[usize::from(index)];
+                    prop_assert_eq!(view.resolve(layout.native()), (place.layout, place.roi));
+                } else {
+                    prop_assert!(view.is_native(layout.native()));
+                }
+            }
+        }
+    }
+}

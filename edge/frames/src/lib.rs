@@ -36,5 +36,6 @@ pub use holder::{Holder, MAX_HOLDERS};
 pub use layout::{
     MAX_POOL_BYTES, MAX_SIDE, MAX_SLOTS, MAX_VIEWS, PoolLayout, PoolSpec, ViewId, ViewPlace,
 };
+pub use memory::MemfdError;
 pub use pool::{FramePool, PoolError, PoolStats};
 pub use view::{ViewError, ViewMaker};

@@ -1,1 +1,35 @@
-//! (being written)
+//! Events out: topics, payloads, outbox, publisher, and the broker for a demo without one.
+//!
+//! The way of one trigger:
+//!
+//! ```text
+//! path thread ─▶ PublisherHandle::trigger ─▶ Outbox (numbered, kept) ─▶ thread `mqtt` ─▶ broker
+//!                        │                                                     │
+//!                        └─ returns the payload with its id and seq            └─ PUBACK: removed
+//! ```
+//!
+//! The outbox is the only truth about what still has to be sent. The MQTT client holds a copy of
+//! the few messages in flight and is thrown away with its connection; see `docs/design/events.md`.
+//!
+//! This is the only crate that sees the MQTT client.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "embedded")]
+pub mod broker;
+mod link;
+pub mod outbox;
+pub mod payload;
+pub mod publisher;
+pub mod topics;
+pub mod url;
+
+#[cfg(feature = "embedded")]
+pub use broker::{BrokerError, BrokerOptions, EmbeddedBroker};
+pub use outbox::{MemoryOutbox, Outbox, OutboxError, OutboxLimits};
+pub use payload::{
+    ClipBody, ClipPayload, ClipState, Event, GapPayload, Health, Info, Summary, TriggerBody,
+    TriggerPayload, schemas,
+};
+pub use publisher::{FinishReport, MqttOptions, Publisher, PublisherError, PublisherHandle};
+pub use topics::{ExtractorStatus, SourceStatus, Topic, TopicError, Topics};
+pub use url::{BrokerUrl, Scheme, UrlError, parse_url};

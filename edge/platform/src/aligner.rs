@@ -95,7 +95,10 @@ impl Aligner {
     /// If there are more than [`MAX_EXTRACTORS`] extractors, or a path names one out of range:
     /// the config check refuses both.
     pub fn new(extractors: usize, capacity: usize, paths: Vec<PathSpec>) -> Self {
-        assert!(extractors <= MAX_EXTRACTORS, "at most {MAX_EXTRACTORS} extractors per source");
+        assert!(
+            extractors <= MAX_EXTRACTORS,
+            "at most {MAX_EXTRACTORS} extractors per source"
+        );
         let capacity = capacity.max(1);
         let paths = paths
             .into_iter()
@@ -132,7 +135,10 @@ impl Aligner {
             recycled: Vec::with_capacity(capacity + 1),
             last: (0, 0),
             force: 0,
-            stats: AlignerStats { late: vec![0; extractors], ..AlignerStats::default() },
+            stats: AlignerStats {
+                late: vec![0; extractors],
+                ..AlignerStats::default()
+            },
         }
     }
 
@@ -216,8 +222,14 @@ impl Aligner {
     /// newest held value for frames not yet settled, if it is the newest.
     pub fn late(&mut self, extractor: usize, outcome: &Outcome) {
         self.stats.late[extractor] += 1;
-        let Outcome::Observed(new) = outcome else { return };
-        for path in self.paths.iter_mut().filter(|p| p.mask & 1 << extractor != 0) {
+        let Outcome::Observed(new) = outcome else {
+            return;
+        };
+        for path in self
+            .paths
+            .iter_mut()
+            .filter(|p| p.mask & 1 << extractor != 0)
+        {
             path.hold_newest(extractor, new);
         }
     }
@@ -228,7 +240,9 @@ impl Aligner {
             .iter()
             .filter_map(|p| {
                 let item = self.pending.get(self.index(p.next)?)?;
-                (item.kind == Kind::Frame).then_some(item.arrived_ns)?.checked_add(p.spec.window_ns?)
+                (item.kind == Kind::Frame)
+                    .then_some(item.arrived_ns)?
+                    .checked_add(p.spec.window_ns?)
             })
             .min()
     }
@@ -237,7 +251,9 @@ impl Aligner {
     pub fn settle(&mut self, now_ns: i64, mut fuse: impl FnMut(usize, FusionInput<'_>, i64)) {
         for index in 0..self.paths.len() {
             while let Some(i) = self.index(self.paths[index].next) {
-                let Some(item) = self.pending.get(i) else { break };
+                let Some(item) = self.pending.get(i) else {
+                    break;
+                };
                 let path = &mut self.paths[index];
                 match item.kind {
                     Kind::Gap { from_ns, to_ns } => {
@@ -246,8 +262,10 @@ impl Aligner {
                     Kind::End => fuse(index, FusionInput::End { t_ns: item.t_ns }, item.arrived_ns),
                     Kind::Frame => {
                         let complete = !item.open && item.owed & path.mask == 0;
-                        let expired =
-                            path.spec.window_ns.is_some_and(|w| now_ns >= item.arrived_ns.saturating_add(w));
+                        let expired = path
+                            .spec
+                            .window_ns
+                            .is_some_and(|w| now_ns >= item.arrived_ns.saturating_add(w));
                         let forced = path.next < self.force;
                         if !(complete || expired || forced) {
                             break;
@@ -272,7 +290,15 @@ impl Aligner {
         let mut outcomes = self.recycled.pop().unwrap_or_default();
         outcomes.resize(self.extractors, None);
         let open = kind == Kind::Frame;
-        self.pending.push_back(Pending { kind, frame_id, t_ns, arrived_ns, open, owed: 0, outcomes });
+        self.pending.push_back(Pending {
+            kind,
+            frame_id,
+            t_ns,
+            arrived_ns,
+            open,
+            owed: 0,
+            outcomes,
+        });
     }
 
     fn index(&self, seq: u64) -> Option<usize> {
@@ -295,9 +321,16 @@ impl Aligner {
     }
 
     fn recycle(&mut self) {
-        let done = self.paths.iter().map(|p| p.next).min().unwrap_or(self.first + self.pending.len() as u64);
+        let done = self
+            .paths
+            .iter()
+            .map(|p| p.next)
+            .min()
+            .unwrap_or(self.first + self.pending.len() as u64);
         while self.first < done {
-            let Some(mut item) = self.pending.pop_front() else { break };
+            let Some(mut item) = self.pending.pop_front() else {
+                break;
+            };
             item.outcomes.clear();
             if self.recycled.len() < self.recycled.capacity() {
                 self.recycled.push(item.outcomes);
@@ -327,7 +360,10 @@ impl PathState {
             if let Some(Outcome::Observed(new)) = &outcome {
                 *held = Some(Arc::clone(new));
             }
-            if held.as_ref().is_some_and(|h| item.t_ns.saturating_sub(h.t_ns) > *stale_ns) {
+            if held
+                .as_ref()
+                .is_some_and(|h| item.t_ns.saturating_sub(h.t_ns) > *stale_ns)
+            {
                 *held = None;
             }
             entry.held.clone_from(held);

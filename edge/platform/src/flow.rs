@@ -40,11 +40,22 @@ pub enum Captured {
     },
 }
 
+/// When a frame passed the path thread, on the monotonic clock; all 0 for sources that are not
+/// realtime, and `dequeued_ns` is 0 for gaps and the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// Taken over from capture.
+    pub dequeued_ns: i64,
+    /// Settled: handed to the fusion.
+    pub settled_ns: i64,
+    /// The fusion has answered.
+    pub fused_ns: i64,
+}
+
 /// Receives what the fusions say, on the path thread: hand it on, don't work.
 pub trait PathSink: Send {
-    /// One fusion's answer to one input. `dequeued_ns` is the monotonic time at which the frame
-    /// was taken over, 0 for gaps and the end and for sources that are not realtime.
-    fn fused(&mut self, path: usize, input: FusionInput<'_>, result: FusionResult, dequeued_ns: i64);
+    /// One fusion's answer to one input.
+    fn fused(&mut self, path: usize, input: FusionInput<'_>, result: FusionResult, times: Times);
 
     /// An extractor went on Hold.
     fn held(&mut self, extractor: &Name, why: &str);
@@ -228,7 +239,10 @@ impl<S: PathSink> Flow<S> {
                 frames: AtomicU64::new(0),
                 fusion_panics: AtomicU64::new(0),
                 overflow: AtomicU64::new(0),
-                lanes: names.into_iter().map(|n| (n, LaneStats::default())).collect(),
+                lanes: names
+                    .into_iter()
+                    .map(|n| (n, LaneStats::default()))
+                    .collect(),
             }),
             ended: None,
             stop_deadline_ns: None,
@@ -249,7 +263,8 @@ impl<S: PathSink> Flow<S> {
             let now_ns = self.now_ns();
             self.expire(now_ns);
             self.settle(now_ns);
-            if self.ended.is_some() && self.aligner.is_empty() && self.lanes.iter().all(Lane::idle) {
+            if self.ended.is_some() && self.aligner.is_empty() && self.lanes.iter().all(Lane::idle)
+            {
                 break;
             }
             let source = if self.can_take() { captured } else { &nothing };
@@ -285,9 +300,8 @@ impl<S: PathSink> Flow<S> {
 
     /// Whether the next frame may be taken over. Live sources never wait.
     fn can_take(&self) -> bool {
-        let must_wait = |l: &Lane| {
-            !l.held && l.limiter.policy() == DropPolicy::None && !l.limiter.has_room()
-        };
+        let must_wait =
+            |l: &Lane| !l.held && l.limiter.policy() == DropPolicy::None && !l.limiter.has_room();
         self.ended.is_none()
             && !self.lanes.iter().any(must_wait)
             && (self.realtime || self.aligner.has_room())
@@ -300,7 +314,8 @@ impl<S: PathSink> Flow<S> {
             Captured::End { stopping } => {
                 self.ended = Some(stopping);
                 if stopping {
-                    self.stop_deadline_ns = Some(self.clock.now_ns().saturating_add(self.stop_grace_ns));
+                    self.stop_deadline_ns =
+                        Some(self.clock.now_ns().saturating_add(self.stop_grace_ns));
                     for i in 0..self.lanes.len() {
                         self.give_up_waiting(i, DropReason::Stopping);
                     }
@@ -339,7 +354,11 @@ impl<S: PathSink> Flow<S> {
                 Offer::Skipped | Offer::Queued => {}
                 Offer::Dispatch(frame) => self.dispatch(i, frame),
                 Offer::QueuedDropping(old) | Offer::Full(old) => {
-                    self.outcome(i, old.meta().frame_id, Outcome::Dropped(DropReason::QueueFull));
+                    self.outcome(
+                        i,
+                        old.meta().frame_id,
+                        Outcome::Dropped(DropReason::QueueFull),
+                    );
                 }
             }
         }
@@ -350,7 +369,11 @@ impl<S: PathSink> Flow<S> {
         let since_ns = self.now_ns();
         let frame_id = frame.meta().frame_id;
         let lane = &mut self.lanes[i];
-        lane.in_flight = Some(InFlight { frame_id, since_ns, timed_out: false });
+        lane.in_flight = Some(InFlight {
+            frame_id,
+            since_ns,
+            timed_out: false,
+        });
         match &mut lane.worker {
             Worker::Inline(runner) => {
                 let reply = runner.run(&frame);
@@ -367,9 +390,15 @@ impl<S: PathSink> Flow<S> {
 
     fn answered(&mut self, i: usize, reply: Reply) {
         let (frame_id, took_ns) = (reply.frame_id, reply.took_ns);
-        self.stats.lanes[i].1.busy_ns.fetch_add(took_ns.unsigned_abs(), Ordering::Relaxed);
+        self.stats.lanes[i]
+            .1
+            .busy_ns
+            .fetch_add(took_ns.unsigned_abs(), Ordering::Relaxed);
         let lane = &mut self.lanes[i];
-        let timed_out = lane.in_flight.take().is_none_or(|f| f.frame_id != frame_id || f.timed_out);
+        let timed_out = lane
+            .in_flight
+            .take()
+            .is_none_or(|f| f.frame_id != frame_id || f.timed_out);
         if timed_out {
             self.aligner.late(i, &reply.outcome);
             self.stats.lanes[i].1.late.fetch_add(1, Ordering::Relaxed);
@@ -391,19 +420,29 @@ impl<S: PathSink> Flow<S> {
         stats.count(&outcome);
         let late = self.aligner.stats().late[i];
         self.aligner.outcome(frame_id, i, outcome);
-        stats.late.fetch_add(self.aligner.stats().late[i] - late, Ordering::Relaxed);
+        stats
+            .late
+            .fetch_add(self.aligner.stats().late[i] - late, Ordering::Relaxed);
     }
 
     /// Time-outs and hangs of realtime sources, and the deadline of a stop.
     fn expire(&mut self, now_ns: i64) {
-        let stop = self.stop_deadline_ns.is_some_and(|d| self.clock.now_ns() >= d);
+        let stop = self
+            .stop_deadline_ns
+            .is_some_and(|d| self.clock.now_ns() >= d);
         for i in 0..self.lanes.len() {
             let lane = &mut self.lanes[i];
-            let Some(f) = &mut lane.in_flight else { continue };
+            let Some(f) = &mut lane.in_flight else {
+                continue;
+            };
             let silent_ns = now_ns.saturating_sub(f.since_ns);
             let hung = self.realtime && silent_ns >= lane.hang_ns;
             if stop || hung {
-                let why = if stop { "still busy when stopping" } else { "silent past hang_ms" };
+                let why = if stop {
+                    "still busy when stopping"
+                } else {
+                    "silent past hang_ms"
+                };
                 self.hold(i, why);
             } else if self.realtime && silent_ns >= lane.timeout_ns && !f.timed_out {
                 f.timed_out = true;
@@ -418,7 +457,9 @@ impl<S: PathSink> Flow<S> {
         if self.realtime {
             return;
         }
-        self.idle_ns = self.idle_ns.saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
+        self.idle_ns = self
+            .idle_ns
+            .saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
         for i in 0..self.lanes.len() {
             if self.lanes[i].in_flight.is_some() && self.idle_ns >= self.lanes[i].hang_ns {
                 self.hold(i, "silent past hang_ms");
@@ -463,11 +504,28 @@ impl<S: PathSink> Flow<S> {
     }
 
     fn settle(&mut self, now_ns: i64) {
-        let Self { aligner, fusions, sink, stats, .. } = self;
+        let Self {
+            aligner,
+            fusions,
+            sink,
+            stats,
+            clock,
+            realtime,
+            ..
+        } = self;
+        let read = || if *realtime { clock.now_ns() } else { 0 };
         aligner.settle(now_ns, |path, input, dequeued_ns| {
             let fusion = &mut fusions[path];
+            let settled_ns = read();
             match catch_unwind(AssertUnwindSafe(|| fusion.update(input))) {
-                Ok(result) => sink.fused(path, input, result, dequeued_ns),
+                Ok(result) => {
+                    let times = Times {
+                        dequeued_ns,
+                        settled_ns,
+                        fused_ns: read(),
+                    };
+                    sink.fused(path, input, result, times);
+                }
                 Err(_) => {
                     // A fusion that panicked starts again; its path goes on.
                     stats.fusion_panics.fetch_add(1, Ordering::Relaxed);
@@ -476,12 +534,18 @@ impl<S: PathSink> Flow<S> {
                 }
             }
         });
-        stats.overflow.store(aligner.stats().overflow, Ordering::Relaxed);
+        stats
+            .overflow
+            .store(aligner.stats().overflow, Ordering::Relaxed);
     }
 
     /// 0 when not realtime, so that nothing can depend on it.
     fn now_ns(&self) -> i64 {
-        if self.realtime { self.clock.now_ns() } else { 0 }
+        if self.realtime {
+            self.clock.now_ns()
+        } else {
+            0
+        }
     }
 
     /// How long to wait for the next message: until the next window, time-out or hang.
@@ -491,9 +555,15 @@ impl<S: PathSink> Flow<S> {
         }
         let lanes = self.lanes.iter().filter_map(|l| {
             let f = l.in_flight.as_ref()?;
-            f.since_ns.checked_add(if f.timed_out { l.hang_ns } else { l.timeout_ns })
+            f.since_ns
+                .checked_add(if f.timed_out { l.hang_ns } else { l.timeout_ns })
         });
-        let next_ns = self.aligner.next_deadline_ns().into_iter().chain(lanes).min();
+        let next_ns = self
+            .aligner
+            .next_deadline_ns()
+            .into_iter()
+            .chain(lanes)
+            .min();
         next_ns.map_or(TICK, |at| {
             Duration::from_nanos(at.saturating_sub(now_ns).max(0).unsigned_abs()).min(TICK)
         })

@@ -9,7 +9,13 @@ use visualpath_core::{FrameMeta, Held, Name, Observation, Signals, Zone};
 pub fn class_slug(label: &str) -> String {
     label
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '_'
+            }
+        })
         .collect()
 }
 
@@ -66,7 +72,10 @@ impl Merger {
             o.timing_ns = timing_ns;
             for (name, value) in o.signals.iter() {
                 if !value.is_finite() {
-                    return Err(NotFinite { signal: name.to_string(), value });
+                    return Err(NotFinite {
+                        signal: name.to_string(),
+                        value,
+                    });
                 }
                 signals.raise(Arc::clone(name), value);
             }
@@ -76,7 +85,10 @@ impl Merger {
             objects += o.data.objects.len();
             for object in &mut o.data.objects {
                 if !(object.score.is_finite() && object.bbox.iter().all(|v| v.is_finite())) {
-                    return Err(NotFinite { signal: "data.objects".into(), value: f64::NAN });
+                    return Err(NotFinite {
+                        signal: "data.objects".into(),
+                        value: f64::NAN,
+                    });
                 }
                 confidence = confidence.max(object.score);
                 object.zones.clear();
@@ -90,7 +102,11 @@ impl Merger {
         }
         if signals.get("count").is_none() {
             // Extractors that give one observation per thing have no objects to count.
-            let n = if objects > 0 { objects } else { observations.len() };
+            let n = if objects > 0 {
+                objects
+            } else {
+                observations.len()
+            };
             signals.set(Arc::clone(&self.count), count(n));
         }
         if signals.get("max_confidence").is_none() {
@@ -99,7 +115,13 @@ impl Merger {
         if !self.zones.is_empty() {
             self.count_zones(&observations, &mut signals);
         }
-        Ok(Held { frame_id: meta.frame_id, t_ns: meta.t_ns, observations, signals, timing_ns })
+        Ok(Held {
+            frame_id: meta.frame_id,
+            t_ns: meta.t_ns,
+            observations,
+            signals,
+            timing_ns,
+        })
     }
 
     /// Adds `<signal>@<zone>` for every counting signal: `count` and `<class>_count`.
@@ -117,7 +139,11 @@ impl Merger {
             let names = match known {
                 Some(i) => &self.zone_names[i].1,
                 None => {
-                    fresh = self.zones.iter().map(|z| format!("{signal}@{}", z.name).into()).collect();
+                    fresh = self
+                        .zones
+                        .iter()
+                        .map(|z| format!("{signal}@{}", z.name).into())
+                        .collect();
                     if self.zone_names.len() < MAX_COUNTING {
                         self.zone_names.push((Arc::clone(&signal), fresh.clone()));
                     }
@@ -140,7 +166,10 @@ impl Merger {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of objects in one picture")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of objects in one picture"
+)]
 fn count(n: usize) -> f64 {
     n as f64
 }
@@ -153,11 +182,24 @@ mod tests {
 
     fn meta() -> FrameMeta {
         let layout = ImageLayout::packed(PixelFormat::Grey, 8, 8, ColorSpec::default());
-        FrameMeta { frame_id: 7, t_ns: 700, epoch: 0, layout }
+        FrameMeta {
+            frame_id: 7,
+            t_ns: 700,
+            epoch: 0,
+            layout,
+        }
     }
 
     fn object(label: &str, score: f64, bbox: [f64; 4]) -> Object {
-        Object { track_id: None, label: label.into(), score, bbox, area: 0.0, zones: vec!["forged".into()], keypoints: vec![] }
+        Object {
+            track_id: None,
+            label: label.into(),
+            score,
+            bbox,
+            area: 0.0,
+            zones: vec!["forged".into()],
+            keypoints: vec![],
+        }
     }
 
     fn merger() -> Merger {
@@ -178,7 +220,11 @@ mod tests {
         assert_eq!(held.signals.get("count"), Some(2.0));
         assert_eq!(held.signals.get("max_confidence"), Some(0.25));
         let o = &held.observations[0];
-        assert_eq!((o.extractor.as_str(), o.frame_id, o.t_ns), ("person", 7, 700), "not the plugin's word");
+        assert_eq!(
+            (o.extractor.as_str(), o.frame_id, o.t_ns),
+            ("person", 7, 700),
+            "not the plugin's word"
+        );
     }
 
     #[test]
@@ -204,13 +250,20 @@ mod tests {
         assert_eq!(held.observations[0].data.objects[0].zones, ["door"]);
         assert!(held.observations[0].data.objects[1].zones.is_empty());
         let held = m.merge(&meta(), vec![], 0).unwrap();
-        assert_eq!(held.signals.get("count@door"), Some(0.0), "nothing seen is a zero, not a missing key");
+        assert_eq!(
+            held.signals.get("count@door"),
+            Some(0.0),
+            "nothing seen is a zero, not a missing key"
+        );
     }
 
     #[test]
     fn a_signal_that_is_no_number_fails_the_answer() {
         let mut o = Observation::new(Name::new("x").unwrap(), 0, 0);
         o.signals.set("blur", f64::NAN);
-        assert_eq!(merger().merge(&meta(), vec![o], 0).unwrap_err().signal, "blur");
+        assert_eq!(
+            merger().merge(&meta(), vec![o], 0).unwrap_err().signal,
+            "blur"
+        );
     }
 }

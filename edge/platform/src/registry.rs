@@ -49,7 +49,11 @@ pub enum RegistryError {
 }
 
 fn hint(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; did you mean `{}`?", near.join("` or `")) }
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean `{}`?", near.join("` or `"))
+    }
 }
 
 /// Extractor plugins by name.
@@ -72,7 +76,11 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let name = plugin.name().to_owned();
         if let Some((first, _)) = self.extractors.get(&name) {
-            return Err(RegistryError::Duplicate { name, first: first.clone(), second: origin });
+            return Err(RegistryError::Duplicate {
+                name,
+                first: first.clone(),
+                second: origin,
+            });
         }
         self.extractors.insert(name, (origin, plugin));
         Ok(())
@@ -80,14 +88,17 @@ impl Registry {
 
     /// The plugin called `name`.
     pub fn extractor(&self, name: &str) -> Result<&Arc<dyn ExtractorPlugin>, RegistryError> {
-        self.extractors.get(name).map(|(_, p)| p).ok_or_else(|| RegistryError::Unknown {
-            name: name.to_owned(),
-            near: nearest(name, self.extractors.keys().map(String::as_str))
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            known: self.extractors.keys().cloned().collect(),
-        })
+        self.extractors
+            .get(name)
+            .map(|(_, p)| p)
+            .ok_or_else(|| RegistryError::Unknown {
+                name: name.to_owned(),
+                near: nearest(name, self.extractors.keys().map(String::as_str))
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
+                known: self.extractors.keys().cloned().collect(),
+            })
     }
 
     /// Every plugin with its origin, in the order of names.

@@ -64,7 +64,16 @@ impl Runner {
         mut factory: ExtractorFactory,
     ) -> Result<Self, PluginError> {
         let extractor = Some(factory()?);
-        Ok(Self { name, factory, extractor, view, merger, panics: Vec::new(), held: None, epoch: None })
+        Ok(Self {
+            name,
+            factory,
+            extractor,
+            view,
+            merger,
+            panics: Vec::new(),
+            held: None,
+            epoch: None,
+        })
     }
 
     /// The extractor's name in the config.
@@ -74,7 +83,10 @@ impl Runner {
 
     /// The models it uses.
     pub fn models(&self) -> Vec<visualpath_core::ModelUse> {
-        self.extractor.as_ref().map(|e| e.models()).unwrap_or_default()
+        self.extractor
+            .as_ref()
+            .map(|e| e.models())
+            .unwrap_or_default()
     }
 
     /// Why it is on Hold, if it is.
@@ -133,7 +145,10 @@ impl Runner {
         let Some(extractor) = &mut self.extractor else {
             return Outcome::Failed("the extractor could not be made again after a panic".into());
         };
-        let new_epoch = self.epoch.replace(meta.epoch).is_some_and(|old| old != meta.epoch);
+        let new_epoch = self
+            .epoch
+            .replace(meta.epoch)
+            .is_some_and(|old| old != meta.epoch);
         let result = catch_unwind(AssertUnwindSafe(|| {
             if new_epoch {
                 extractor.reset();
@@ -161,7 +176,8 @@ impl Runner {
         if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
             tracing::error!(extractor = %self.name, "extractor panicked again while being dropped");
         }
-        self.panics.retain(|t| t_ns.saturating_sub(*t) < PANIC_WINDOW_NS);
+        self.panics
+            .retain(|t| t_ns.saturating_sub(*t) < PANIC_WINDOW_NS);
         self.panics.push(t_ns);
         if self.panics.len() >= PANICS_TO_HOLD {
             self.hold(format!("{PANICS_TO_HOLD} panics in 60 s, the last: {text}"));
@@ -169,7 +185,10 @@ impl Runner {
             match catch_unwind(AssertUnwindSafe(|| (self.factory)())) {
                 Ok(Ok(extractor)) => self.extractor = Some(extractor),
                 Ok(Err(e)) => self.hold(format!("could not be made again after a panic: {e}")),
-                Err(p) => self.hold(format!("panicked while being made again: {}", panic_text(p.as_ref()))),
+                Err(p) => self.hold(format!(
+                    "panicked while being made again: {}",
+                    panic_text(p.as_ref())
+                )),
             }
         }
         Outcome::Failed(format!("panicked: {text}").into())
@@ -243,7 +262,10 @@ impl ThreadWorker {
                 }
             })
             .map_err(|source| SpawnError { name, source })?;
-        Ok(Self { inbox, thread: Some(thread) })
+        Ok(Self {
+            inbox,
+            thread: Some(thread),
+        })
     }
 
     /// Hands over a frame; gives it back if the thread is gone or (never, with one frame in

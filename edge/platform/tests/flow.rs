@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{
     Clock, ColorSpec, ExtractError, Extractor, FrameMeta, FrameView, Fusion, FusionInput,
-    FusionResult, ImageLayout, ManualClock, Name, Observation, Outcome, PixelFormat, ViewSpec,
+    FusionResult, ImageLayout, ManualClock, Name, Observation, Outcome, PixelFormat, RateGate,
+    ViewSpec,
 };
 use visualpath_frames::{Frame, FramePool, PoolSpec, ViewError, ViewMaker};
 use visualpath_platform::{
     Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, FlowStats, Isolation, LaneSpec, Merger,
-    PathSink, PathSpec, RateGate, Runner,
+    PathSink, PathSpec, Runner, Times,
 };
 
 type Look = Box<dyn FnMut(&FrameView<'_>) -> Result<Vec<Observation>, ExtractError> + Send>;
@@ -77,7 +78,7 @@ impl Fusion for Noting {
 struct Held(Vec<String>);
 
 impl PathSink for Held {
-    fn fused(&mut self, _: usize, _: FusionInput<'_>, _: FusionResult, _: i64) {}
+    fn fused(&mut self, _: usize, _: FusionInput<'_>, _: FusionResult, _: Times) {}
     fn held(&mut self, extractor: &Name, why: &str) {
         self.0.push(format!("{extractor}: {why}"));
     }
@@ -89,13 +90,32 @@ fn name(text: &str) -> Name {
 
 fn pool() -> FramePool {
     let native = ImageLayout::packed(PixelFormat::Grey, 16, 16, ColorSpec::default());
-    FramePool::heap(&PoolSpec { pool_id: 1, slots: 16, native, views: vec![] }, Arc::new(NoViews)).unwrap()
+    FramePool::heap(
+        &PoolSpec {
+            pool_id: 1,
+            slots: 16,
+            native,
+            views: vec![],
+        },
+        Arc::new(NoViews),
+    )
+    .unwrap()
 }
 
 fn frame(pool: &FramePool, id: u64) -> Frame {
-    let slot = pool.acquire_timeout(std::time::Duration::from_secs(60)).expect("a slot comes free");
+    let slot = pool
+        .acquire_timeout(std::time::Duration::from_secs(60))
+        .expect("a slot comes free");
     let layout = *pool.layout().native();
-    slot.publish(FrameMeta { frame_id: id, t_ns: id as i64 * 100, epoch: 0, layout }, pool.holder("capture"))
+    slot.publish(
+        FrameMeta {
+            frame_id: id,
+            t_ns: id as i64 * 100,
+            epoch: 0,
+            layout,
+        },
+        pool.holder("capture"),
+    )
 }
 
 /// The value it gives is a function of the frame, so that results can be compared.
@@ -141,9 +161,16 @@ struct Started {
 
 fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started {
     let noted = Arc::new(Mutex::new(vec![]));
-    let extractors =
-        lanes.iter().enumerate().map(|(i, l)| (i, l.runner.name().clone(), i64::MAX)).collect();
-    let path = PathSpec { source: name("cam0"), extractors, window_ns: realtime.then_some(5_000) };
+    let extractors = lanes
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (i, l.runner.name().clone(), i64::MAX))
+        .collect();
+    let path = PathSpec {
+        source: name("cam0"),
+        extractors,
+        window_ns: realtime.then_some(5_000),
+    };
     let fusion: Box<dyn Fusion> = Box::new(Noting(Arc::clone(&noted)));
     let spec = FlowSpec {
         source: name("cam0"),
@@ -158,7 +185,12 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
     let stats = flow.stats();
     let (captured, inbox): (_, Receiver<Captured>) = bounded(2);
     let thread = std::thread::spawn(move || flow.run(&inbox));
-    Started { captured, thread, stats, noted }
+    Started {
+        captured,
+        thread,
+        stats,
+        noted,
+    }
 }
 
 fn finish(s: Started) -> (Vec<String>, Arc<FlowStats>, Vec<String>) {
@@ -175,7 +207,11 @@ fn finish(s: Started) -> (Vec<String>, Arc<FlowStats>, Vec<String>) {
             + get(&lane.dropped_queue_full)
             + get(&lane.dropped_held)
             + get(&lane.dropped_stopping);
-        assert_eq!(get(&lane.admitted), outcomes, "{name}: exactly one outcome per admitted frame");
+        assert_eq!(
+            get(&lane.admitted),
+            outcomes,
+            "{name}: exactly one outcome per admitted frame"
+        );
     }
     let noted = s.noted.lock().unwrap().clone();
     (noted, s.stats, sink.0)
@@ -187,23 +223,41 @@ fn run_file(lanes: Vec<LaneSpec>, frames: u64) -> (Vec<String>, Arc<FlowStats>, 
     for id in 0..frames {
         s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
         if id == frames / 2 {
-            s.captured.send(Captured::Gap { from_ns: id as i64 * 100, to_ns: id as i64 * 100 + 100 }).unwrap();
+            s.captured
+                .send(Captured::Gap {
+                    from_ns: id as i64 * 100,
+                    to_ns: id as i64 * 100 + 100,
+                })
+                .unwrap();
         }
     }
     s.captured.send(Captured::End { stopping: false }).unwrap();
     let result = finish(s);
-    assert_eq!(pool.available(), 16, "every lease came back: {}", pool.held_by());
+    assert_eq!(
+        pool.available(),
+        16,
+        "every lease came back: {}",
+        pool.held_by()
+    );
     result
 }
 
 fn opts(look: fn() -> Look, isolation: Isolation) -> LaneOpts {
-    LaneOpts { look, isolation, policy: DropPolicy::None, rate: None }
+    LaneOpts {
+        look,
+        isolation,
+        policy: DropPolicy::None,
+        rate: None,
+    }
 }
 
 #[test]
 fn on_a_file_inline_and_thread_give_the_same_and_lose_nothing() {
     let lanes = |isolation| {
-        let limited = LaneOpts { rate: RateGate::new(1e9 / 300.0), ..opts(honest, isolation) };
+        let limited = LaneOpts {
+            rate: RateGate::new(1e9 / 300.0),
+            ..opts(honest, isolation)
+        };
         vec![lane("a", opts(honest, isolation)), lane("b", limited)]
     };
     let (inline, stats, _) = run_file(lanes(Isolation::Inline), 200);
@@ -213,7 +267,11 @@ fn on_a_file_inline_and_thread_give_the_same_and_lose_nothing() {
     assert_eq!(inline[101], "gap 10000-10100");
     assert_eq!(inline[201], "end 19900");
     assert_eq!(stats.lanes[0].1.observed.load(Ordering::SeqCst), 200);
-    assert_eq!(stats.lanes[1].1.observed.load(Ordering::SeqCst), 67, "every third frame");
+    assert_eq!(
+        stats.lanes[1].1.observed.load(Ordering::SeqCst),
+        67,
+        "every third frame"
+    );
     assert_eq!(stats.lanes[1].1.skipped.load(Ordering::SeqCst), 133);
 }
 
@@ -232,11 +290,19 @@ fn faulty() -> Look {
 #[test]
 fn an_extractor_that_errors_stops_nobody() {
     for isolation in [Isolation::Inline, Isolation::Thread] {
-        let (noted, stats, held) =
-            run_file(vec![lane("bad", opts(faulty, isolation)), lane("good", opts(honest, isolation))], 50);
+        let (noted, stats, held) = run_file(
+            vec![
+                lane("bad", opts(faulty, isolation)),
+                lane("good", opts(honest, isolation)),
+            ],
+            50,
+        );
         assert_eq!(stats.lanes[0].1.failed.load(Ordering::SeqCst), 10);
         assert_eq!(stats.lanes[1].1.observed.load(Ordering::SeqCst), 50);
-        assert_eq!(noted[3], "3 bad=failed(no luck)/Some(2) good=Some(1.0)/Some(3)");
+        assert_eq!(
+            noted[3],
+            "3 bad=failed(no luck)/Some(2) good=Some(1.0)/Some(3)"
+        );
         assert!(noted[4].contains("signal `value` is inf"), "{}", noted[4]);
         assert_eq!(held, Vec::<String>::new());
     }
@@ -252,14 +318,33 @@ fn panicking() -> Look {
 #[test]
 fn a_panicking_extractor_is_made_again_then_held_and_the_others_go_on() {
     for isolation in [Isolation::Inline, Isolation::Thread] {
-        let lanes = vec![lane("bad", opts(panicking, isolation)), lane("good", opts(honest, isolation))];
+        let lanes = vec![
+            lane("bad", opts(panicking, isolation)),
+            lane("good", opts(honest, isolation)),
+        ];
         let (noted, stats, held) = run_file(lanes, 200);
         let bad = &stats.lanes[0].1;
-        assert_eq!(bad.failed.load(Ordering::SeqCst), 5, "frames 7, 27, 47, 67 and 87 panicked");
-        assert_eq!(bad.observed.load(Ordering::SeqCst), 83, "it worked between its panics");
-        assert_eq!(bad.dropped_held.load(Ordering::SeqCst), 112, "on Hold after the fifth");
+        assert_eq!(
+            bad.failed.load(Ordering::SeqCst),
+            5,
+            "frames 7, 27, 47, 67 and 87 panicked"
+        );
+        assert_eq!(
+            bad.observed.load(Ordering::SeqCst),
+            83,
+            "it worked between its panics"
+        );
+        assert_eq!(
+            bad.dropped_held.load(Ordering::SeqCst),
+            112,
+            "on Hold after the fifth"
+        );
         assert_eq!(stats.lanes[1].1.observed.load(Ordering::SeqCst), 200);
-        assert!(noted[7].contains("bad=failed(panicked: seven)"), "{}", noted[7]);
+        assert!(
+            noted[7].contains("bad=failed(panicked: seven)"),
+            "{}",
+            noted[7]
+        );
         assert_eq!(held.len(), 1);
         assert!(held[0].contains("5 panics in 60 s"), "{held:?}");
     }
@@ -269,7 +354,12 @@ fn a_panicking_extractor_is_made_again_then_held_and_the_others_go_on() {
 static GATE: Mutex<Option<(Sender<()>, Receiver<()>)>> = Mutex::new(None);
 
 fn gated() -> Look {
-    let open = GATE.lock().unwrap().as_ref().map(|(_, r)| r.clone()).unwrap();
+    let open = GATE
+        .lock()
+        .unwrap()
+        .as_ref()
+        .map(|(_, r)| r.clone())
+        .unwrap();
     Box::new(move |f| {
         open.recv().map_err(|e| ExtractError(e.to_string()))?;
         honest()(f)
@@ -291,23 +381,46 @@ fn live_a_slow_extractor_times_out_loses_old_frames_and_delays_nobody() {
     *GATE.lock().unwrap() = Some((open.clone(), opened));
     let clock = Arc::new(ManualClock::default());
     let pool = pool();
-    let live = |look, isolation| LaneOpts { policy: DropPolicy::Oldest, ..opts(look, isolation) };
-    let lanes = vec![lane("slow", live(gated, Isolation::Thread)), lane("fast", live(honest, Isolation::Inline))];
+    let live = |look, isolation| LaneOpts {
+        policy: DropPolicy::Oldest,
+        ..opts(look, isolation)
+    };
+    let lanes = vec![
+        lane("slow", live(gated, Isolation::Thread)),
+        lane("fast", live(honest, Isolation::Inline)),
+    ];
     let s = start(lanes, true, Arc::clone(&clock) as Arc<dyn Clock>);
     let slow = &s.stats.lanes[0].1;
     let fast = &s.stats.lanes[1].1;
     for id in 0..4 {
         s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
     }
-    until("the fast one sees all", || fast.observed.load(Ordering::SeqCst) == 4);
-    assert_eq!(slow.dropped_queue_full.load(Ordering::SeqCst), 2, "0 in flight, 3 waits, 1 and 2 gave way");
+    until("the fast one sees all", || {
+        fast.observed.load(Ordering::SeqCst) == 4
+    });
+    assert_eq!(
+        slow.dropped_queue_full.load(Ordering::SeqCst),
+        2,
+        "0 in flight, 3 waits, 1 and 2 gave way"
+    );
     clock.advance(1_000);
-    until("frame 0 times out", || slow.timed_out.load(Ordering::SeqCst) == 1);
-    assert_eq!(pool.available(), 14, "the late frame's slot is not taken back: {}", pool.held_by());
+    until("frame 0 times out", || {
+        slow.timed_out.load(Ordering::SeqCst) == 1
+    });
+    assert_eq!(
+        pool.available(),
+        14,
+        "the late frame's slot is not taken back: {}",
+        pool.held_by()
+    );
     open.send(()).unwrap(); // frame 0's answer: late
-    until("the late answer is counted", || slow.late.load(Ordering::SeqCst) == 1);
+    until("the late answer is counted", || {
+        slow.late.load(Ordering::SeqCst) == 1
+    });
     open.send(()).unwrap(); // frame 3
-    until("frame 3 is observed", || slow.observed.load(Ordering::SeqCst) == 1);
+    until("frame 3 is observed", || {
+        slow.observed.load(Ordering::SeqCst) == 1
+    });
     s.captured.send(Captured::End { stopping: false }).unwrap();
     let (noted, _, held) = finish(s);
     assert_eq!(held, Vec::<String>::new());

@@ -122,7 +122,14 @@ mod tests {
         for (text, expected) in good {
             assert_eq!(expand_text(text, &env).as_deref(), Ok(expected), "{text}");
         }
-        for bad in ["${NOPE}", "${", "${}", "${1A}", "${A B}", "${NOPE:-${HOST}}"] {
+        for bad in [
+            "${NOPE}",
+            "${",
+            "${}",
+            "${1A}",
+            "${A B}",
+            "${NOPE:-${HOST}}",
+        ] {
             assert!(expand_text(bad, &env).is_err(), "{bad}");
         }
         for text in ["$", "$$", "a${b}$", "plain"] {

@@ -5,8 +5,11 @@
 //! own [`crate::Normalizer`], so that only the run itself is serialised.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+#[cfg(any(feature = "tract", feature = "ort"))]
+use std::path::Path;
+use std::path::PathBuf;
 
+#[cfg(any(feature = "tract", feature = "ort"))]
 use visualpath_core::nearest;
 
 use crate::card::{ModelCard, hint};
@@ -196,11 +199,13 @@ pub(crate) fn dims<T: fmt::Display>(shape: &[T]) -> String {
 }
 
 /// An input as the model declares it; `None` is a dimension left open.
+#[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) struct DeclaredInput {
     pub name: String,
     pub shape: Option<Vec<Option<usize>>>,
 }
 
+#[cfg(any(feature = "tract", feature = "ort"))]
 impl fmt::Display for DeclaredInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shape = self.shape.as_ref().map_or("of any shape".to_owned(), |s| {
@@ -216,6 +221,7 @@ impl fmt::Display for DeclaredInput {
 
 /// Checks the model's declared inputs against the options: exactly one, the card's name, and every
 /// dimension that the model fixes as the card says.
+#[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) fn check_input(
     file: &Path,
     declared: &[DeclaredInput],
@@ -250,6 +256,7 @@ pub(crate) fn check_input(
 }
 
 /// Positions of the wanted outputs among those the model has.
+#[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) fn select_outputs(
     file: &Path,
     found: &[String],
@@ -276,6 +283,7 @@ pub(crate) fn select_outputs(
 }
 
 /// What a caught panic said.
+#[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<String>()

@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use visualpath_core::{ModelUse, nearest};
 
-use crate::backend::{Backend, InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session};
+#[cfg(any(feature = "tract", feature = "ort"))]
+use crate::backend::Backend;
+use crate::backend::{InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session};
 use crate::locate::ModelFile;
 
 /// The runtime a config asks for.

@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 
 pub(crate) use heap::Heap;
 pub(crate) use memfd::Memfd;
-pub(crate) use memfd::MemfdError;
+pub use memfd::MemfdError;
 
 use crate::header::SlotHeader;
 use crate::lease::{Lease, Making, Ready, Writing};

@@ -1,1 +1,345 @@
-//! (being written)
+//! The packet ring: the newest encoded pictures of one source, in whole GOPs, within a byte budget.
+//!
+//! A GOP (group of pictures) is a key packet and what follows it up to the next key packet. It is
+//! the smallest thing that decodes alone, hence the smallest thing worth keeping or throwing away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::{CodecParams, Packet};
+
+/// A stretch of source time in which pictures exist that the evidence does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Source time of the last picture before, nanoseconds (of the first lost one if there is none).
+    pub from_ns: i64,
+    /// Source time of the first picture after (of the last lost one if nothing followed).
+    pub to_ns: i64,
+    /// Pictures known to be lost; 0 when the source can't tell.
+    pub lost: u64,
+    /// Who lost them.
+    pub cause: GapCause,
+}
+
+/// Who lost the pictures of a [`Gap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    /// The source itself, before it delivered them.
+    Source,
+    /// They came faster than the encoder, and its queue was full.
+    EncoderBusy,
+    /// The encoder refused or failed on them.
+    EncoderError,
+}
+
+/// Bytes a packet costs beside its data: the entry itself and its allocation's header.
+pub const PACKET_OVERHEAD: usize = size_of::<Packet>() + 32;
+
+/// Why a packet was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Nothing could decode it.
+    #[error("the first packet, at {pts_ns} ns, is not a key packet: nothing could decode it")]
+    NoKey {
+        /// Its time.
+        pts_ns: i64,
+    },
+    /// Decoding order is also time order.
+    #[error("a packet at {dts_ns} ns came after one at {last_ns} ns")]
+    Order {
+        /// Its decoding time.
+        dts_ns: i64,
+        /// That of the newest packet.
+        last_ns: i64,
+    },
+}
+
+/// A key packet and its followers.
+#[derive(Debug)]
+pub struct Gop {
+    packets: Vec<Packet>,
+    cost: usize,
+}
+
+impl Gop {
+    /// The packets in decoding order; the first is the key. Never empty.
+    pub fn packets(&self) -> &[Packet] {
+        &self.packets
+    }
+
+    /// Presentation time of the key packet.
+    fn key_ns(&self) -> i64 {
+        self.packets.first().map_or(i64::MAX, |p| p.pts_ns)
+    }
+
+    /// The parameter sets its packets need.
+    pub fn params(&self) -> Option<&Arc<CodecParams>> {
+        self.packets.first().map(|p| &p.params)
+    }
+}
+
+/// What a ring holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RingState {
+    /// Cost of everything held.
+    pub bytes: usize,
+    /// Packets held.
+    pub packets: usize,
+    /// GOPs held.
+    pub gops: usize,
+    /// Time of the oldest packet.
+    pub oldest_ns: Option<i64>,
+    /// Time of the newest packet.
+    pub newest_ns: Option<i64>,
+    /// GOPs thrown away since the ring was made.
+    pub evicted_gops: u64,
+    /// Packets in them.
+    pub evicted_packets: u64,
+}
+
+/// The ring.
+///
+/// **Cost.** A packet costs `data.len() + PACKET_OVERHEAD`; a GOP the sum of its packets; the ring
+/// the sum of its GOPs. Gaps cost nothing: one is kept only as long as a packet after it is.
+///
+/// **Eviction.** After a packet was added, whole GOPs are thrown away, oldest first, while the ring
+/// costs more than its budget and holds more than one GOP. The GOP being written is never thrown
+/// away, so one that is larger than the budget is held in full: the ring then exceeds its budget by
+/// at most that one GOP, whose length the encoder bounds (`gop_s`).
+///
+/// **Time.** Adding is O(1) amortised (each packet is pushed once and popped once), finding the
+/// start of a cut is O(log GOPs). A cut clones `Packet`s, whose media bytes are shared.
+#[derive(Debug)]
+pub struct Ring {
+    gops: VecDeque<Gop>,
+    gaps: VecDeque<Gap>,
+    budget_bytes: usize,
+    bytes: usize,
+    packets: usize,
+    last_dts_ns: Option<i64>,
+    newest_ns: Option<i64>,
+    evicted_gops: u64,
+    evicted_packets: u64,
+}
+
+impl Ring {
+    /// An empty ring that may cost `budget_bytes`.
+    pub fn new(budget_bytes: usize) -> Self {
+        Self {
+            gops: VecDeque::new(),
+            gaps: VecDeque::new(),
+            budget_bytes,
+            bytes: 0,
+            packets: 0,
+            last_dts_ns: None,
+            newest_ns: None,
+            evicted_gops: 0,
+            evicted_packets: 0,
+        }
+    }
+
+    /// Adds a packet, then evicts.
+    ///
+    /// # Errors
+    /// A packet that nothing could decode, or that is not newer than the newest, is not taken.
+    pub fn add(&mut self, packet: Packet) -> Result<(), RingError> {
+        if let Some(last_ns) = self.last_dts_ns.filter(|last| packet.dts_ns <= *last) {
+            let dts_ns = packet.dts_ns;
+            return Err(RingError::Order { dts_ns, last_ns });
+        }
+        let (cost, pts_ns, dts_ns) = (packet.cost(), packet.pts_ns, packet.dts_ns);
+        if packet.is_key {
+            self.gops.push_back(Gop {
+                packets: vec![packet],
+                cost,
+            });
+        } else if let Some(gop) = self.gops.back_mut() {
+            gop.packets.push(packet);
+            gop.cost += cost;
+        } else {
+            return Err(RingError::NoKey { pts_ns });
+        }
+        self.last_dts_ns = Some(dts_ns);
+        self.newest_ns = Some(self.newest_ns.map_or(pts_ns, |n| n.max(pts_ns)));
+        self.bytes += cost;
+        self.packets += 1;
+        self.evict();
+        Ok(())
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.budget_bytes && self.gops.len() > 1 {
+            let Some(gop) = self.gops.pop_front() else {
+                return;
+            };
+            self.bytes -= gop.cost;
+            self.packets -= gop.packets.len();
+            self.evicted_gops += 1;
+            self.evicted_packets += gop.packets.len() as u64;
+        }
+        if let Some(oldest) = self.oldest_ns() {
+            while self.gaps.front().is_some_and(|g| g.to_ns <= oldest) {
+                self.gaps.pop_front();
+            }
+        }
+    }
+
+    /// Records a gap. Call it before the packet that ends the gap is added.
+    pub fn add_gap(&mut self, gap: Gap) {
+        self.gaps.push_back(gap);
+    }
+
+    /// The gaps between the packets held, oldest first.
+    pub fn gaps(&self) -> impl Iterator<Item = &Gap> {
+        self.gaps.iter()
+    }
+
+    /// The GOPs held, oldest first.
+    pub fn gops(&self) -> impl DoubleEndedIterator<Item = &Gop> {
+        self.gops.iter()
+    }
+
+    /// The GOPs from the one a cut at `start_ns` begins with: the last whose key packet is at or
+    /// before `start_ns`, or the oldest if there is none.
+    pub fn gops_from(&self, start_ns: i64) -> impl Iterator<Item = &Gop> {
+        let after = self.gops.partition_point(|g| g.key_ns() <= start_ns);
+        self.gops.iter().skip(after.saturating_sub(1))
+    }
+
+    /// Time of the oldest packet.
+    pub fn oldest_ns(&self) -> Option<i64> {
+        self.gops.front().map(Gop::key_ns)
+    }
+
+    /// Time of the newest packet.
+    pub fn newest_ns(&self) -> Option<i64> {
+        self.newest_ns
+    }
+
+    /// Whether anything was ever thrown away.
+    pub fn has_evicted(&self) -> bool {
+        self.evicted_gops > 0
+    }
+
+    /// Size and reach.
+    pub fn state(&self) -> RingState {
+        RingState {
+            bytes: self.bytes,
+            packets: self.packets,
+            gops: self.gops.len(),
+            oldest_ns: self.oldest_ns(),
+            newest_ns: self.newest_ns(),
+            evicted_gops: self.evicted_gops,
+            evicted_packets: self.evicted_packets,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn packet(t_ns: i64, is_key: bool, len: usize) -> Packet {
+        Packet {
+            data: Bytes::from(vec![0; len]),
+            is_key,
+            pts_ns: t_ns,
+            dts_ns: t_ns,
+            frame_id: 0,
+            params: CodecParams::for_tests(16, 16),
+        }
+    }
+
+    #[test]
+    fn a_packet_nothing_could_decode_is_refused() {
+        let mut ring = Ring::new(1000);
+        assert_eq!(
+            ring.add(packet(5, false, 1)),
+            Err(RingError::NoKey { pts_ns: 5 })
+        );
+        ring.add(packet(5, true, 1)).unwrap();
+        let (dts_ns, last_ns) = (5, 5);
+        assert_eq!(
+            ring.add(packet(5, true, 1)),
+            Err(RingError::Order { dts_ns, last_ns })
+        );
+    }
+
+    #[test]
+    fn the_gop_being_written_is_kept_whatever_it_costs() {
+        let mut ring = Ring::new(10);
+        ring.add(packet(0, true, 100)).unwrap();
+        ring.add(packet(1, false, 100)).unwrap();
+        assert_eq!(ring.state().packets, 2);
+        ring.add(packet(2, true, 100)).unwrap();
+        let s = ring.state();
+        assert_eq!((s.packets, s.evicted_gops, s.evicted_packets), (1, 1, 2));
+        assert_eq!(s.oldest_ns, Some(2));
+    }
+
+    #[test]
+    fn a_gap_lives_as_long_as_a_packet_before_it() {
+        let cause = GapCause::Source;
+        let gap = |from_ns, to_ns| Gap {
+            from_ns,
+            to_ns,
+            lost: 1,
+            cause,
+        };
+        let mut ring = Ring::new(2 * PACKET_OVERHEAD + 2);
+        ring.add(packet(0, true, 1)).unwrap();
+        ring.add_gap(gap(0, 10));
+        ring.add(packet(10, true, 1)).unwrap();
+        assert_eq!(ring.gaps().count(), 1);
+        ring.add_gap(gap(10, 20));
+        ring.add(packet(20, true, 1)).unwrap();
+        assert_eq!(ring.gaps().copied().collect::<Vec<_>>(), [gap(10, 20)]);
+    }
+
+    proptest! {
+        /// The model: a flat list of (time, key, cost) from which whole GOPs are cut at the front.
+        #[test]
+        fn the_ring_holds_what_a_plain_list_would(
+            steps in prop::collection::vec((1i64..50, prop::bool::weighted(0.2), 0usize..400), 1..300),
+            budget in 0usize..8000,
+            asked in -10i64..8000,
+        ) {
+            let mut ring = Ring::new(budget);
+            let mut model: Vec<(i64, bool, usize)> = Vec::new();
+            let mut t = 0;
+            for (dt, key, len) in steps {
+                t += dt;
+                let taken = ring.add(packet(t, key, len)).is_ok();
+                prop_assert_eq!(taken, key || !model.is_empty());
+                if taken {
+                    model.push((t, key, len + PACKET_OVERHEAD));
+                }
+                loop {
+                    let cost: usize = model.iter().map(|p| p.2).sum();
+                    let second = model.iter().skip(1).position(|p| p.1);
+                    match second {
+                        Some(n) if cost > budget => drop(model.drain(..=n)),
+                        _ => break,
+                    }
+                }
+                let held: Vec<i64> = ring.gops().flat_map(|g| g.packets()).map(|p| p.pts_ns).collect();
+                let wanted: Vec<i64> = model.iter().map(|p| p.0).collect();
+                prop_assert_eq!(&held, &wanted);
+                let s = ring.state();
+                prop_assert_eq!(s.bytes, model.iter().map(|p| p.2).sum::<usize>());
+                prop_assert_eq!(s.packets, model.len());
+                prop_assert_eq!(s.oldest_ns, wanted.first().copied());
+                prop_assert_eq!(s.newest_ns, wanted.last().copied());
+            }
+            // A cut starts at the last key at or before the asked time, else at the oldest.
+            let start = model.iter().rposition(|p| p.1 && p.0 <= asked).unwrap_or(0);
+            let cut: Vec<i64> = ring.gops_from(asked).flat_map(|g| g.packets()).map(|p| p.pts_ns).collect();
+            prop_assert_eq!(cut, model.iter().skip(start).map(|p| p.0).collect::<Vec<_>>());
+        }
+    }
+}

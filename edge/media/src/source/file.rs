@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use visualpath_core::{Clock, FrameMeta, ImageLayout, Name, NS_PER_S};
+use visualpath_core::{Clock, FrameMeta, ImageLayout, NS_PER_S, Name};
 use visualpath_frames::{Frame, FramePool, Holder, SlotMut};
 
 use super::timeline::{Pacer, Timeline};

@@ -234,11 +234,9 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
 fn readable(path: &Path) -> Result<Vec<u8>, SourceError> {
     let file = path.to_owned();
     let failed = |cause: std::io::Error| match cause.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-            SourceError::NotFound {
-                file: path.to_owned(),
-            }
-        }
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::NotFound {
+            file: path.to_owned(),
+        },
         _ => SourceError::Unreadable {
             file: path.to_owned(),
             cause,

@@ -9,13 +9,22 @@ fn name(text: &str) -> Name {
 
 fn observed(frame_id: u64, t_ns: i64) -> Outcome {
     let signals: Signals = [("count", frame_id as f64)].into_iter().collect();
-    Outcome::Observed(Arc::new(Held { frame_id, t_ns, observations: vec![], signals, timing_ns: 0 }))
+    Outcome::Observed(Arc::new(Held {
+        frame_id,
+        t_ns,
+        observations: vec![],
+        signals,
+        timing_ns: 0,
+    }))
 }
 
 fn path(extractors: &[usize], window_ns: Option<i64>, stale_ns: i64) -> PathSpec {
     PathSpec {
         source: name("cam0"),
-        extractors: extractors.iter().map(|i| (*i, name(&format!("e{i}")), stale_ns)).collect(),
+        extractors: extractors
+            .iter()
+            .map(|i| (*i, name(&format!("e{i}")), stale_ns))
+            .collect(),
         window_ns,
     }
 }
@@ -70,7 +79,11 @@ fn frames_settle_in_order_though_outcomes_do_not() {
     frame(&mut a, 1, 0, &[0]);
     frame(&mut a, 2, 0, &[0]);
     a.outcome(2, 0, observed(2, 200));
-    assert_eq!(settle(&mut a, i64::MAX), [], "frame 1 is still out and there is no window");
+    assert_eq!(
+        settle(&mut a, i64::MAX),
+        [],
+        "frame 1 is still out and there is no window"
+    );
     a.outcome(1, 0, observed(1, 100));
     let both = [1, 2].map(|i| (0, Saw::Frame(i, vec![(Some("observed"), Some(i))])));
     assert_eq!(settle(&mut a, 0), both);
@@ -101,20 +114,33 @@ fn a_late_observation_is_counted_and_held_but_never_fused_backwards() {
     frame(&mut a, 1, 1000, &[0]);
     assert_eq!(a.next_deadline_ns(), Some(1050));
     assert_eq!(settle(&mut a, 1049), []);
-    assert_eq!(settle(&mut a, 1050), [(0, Saw::Frame(1, vec![(None, None)]))]);
+    assert_eq!(
+        settle(&mut a, 1050),
+        [(0, Saw::Frame(1, vec![(None, None)]))]
+    );
     a.outcome(1, 0, observed(1, 100));
     assert_eq!(a.stats().late, [1]);
     assert_eq!(settle(&mut a, 2000), [], "frame 1 is not fused twice");
     frame(&mut a, 2, 2000, &[]);
-    assert_eq!(settle(&mut a, 2000), [(0, Saw::Frame(2, vec![(None, Some(1))]))]);
+    assert_eq!(
+        settle(&mut a, 2000),
+        [(0, Saw::Frame(2, vec![(None, Some(1))]))]
+    );
 }
 
 #[test]
 fn paths_wait_only_for_their_own_extractors() {
-    let mut a = Aligner::new(2, 8, vec![path(&[0], None, i64::MAX), path(&[0, 1], None, i64::MAX)]);
+    let mut a = Aligner::new(
+        2,
+        8,
+        vec![path(&[0], None, i64::MAX), path(&[0, 1], None, i64::MAX)],
+    );
     frame(&mut a, 1, 0, &[0, 1]);
     a.outcome(1, 0, Outcome::Failed("no".into()));
-    assert_eq!(settle(&mut a, 0), [(0, Saw::Frame(1, vec![(Some("failed"), None)]))]);
+    assert_eq!(
+        settle(&mut a, 0),
+        [(0, Saw::Frame(1, vec![(Some("failed"), None)]))]
+    );
     a.outcome(1, 1, Outcome::Dropped(DropReason::QueueFull));
     let both = Saw::Frame(1, vec![(Some("failed"), None), (Some("dropped"), None)]);
     assert_eq!(settle(&mut a, 0), [(1, both)]);

@@ -12,13 +12,13 @@ use visualpath_core::{Name, TriggerKind, nearest};
 /// Most rules one fusion may have; each is evaluated on every frame.
 pub const MAX_RULES: usize = 64;
 
-const MAX_HOLD_MS: u64 = 3_600_000;
-const MAX_COOLDOWN_MS: u64 = 86_400_000;
-const MAX_ROLL_S: f64 = 300.0;
+const MAX_MS: u64 = 86_400_000;
+const MAX_ROLL_S: f64 = 600.0;
 const MAX_RANGE_S: f64 = 3600.0;
 
+const TOP_KEYS: [&str; 2] = ["rule", "stale_ms"];
 /// Every key of a rule, in the order of the reference page.
-const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 11] = [
     "label",
     "when",
     "kind",
@@ -39,6 +39,10 @@ const LATER: [&str; 3] = ["then", "within_ms", "unless"];
 pub struct RulesConfig {
     /// `[[fusion.<name>.config.rule]]`, in the order they are written: the order they fire in.
     pub rule: Vec<RuleConfig>,
+    /// How old a held value may be, milliseconds; `None` (`"auto"`): 2.5 × the extractor's nominal
+    /// interval, at least 200. The aligner's business, not the rules': it hands out what is held.
+    #[serde(serialize_with = "auto_or_number")]
+    pub stale_ms: Option<u64>,
 }
 
 /// One rule with its defaults filled in. Durations are source time.
@@ -55,7 +59,7 @@ pub struct RuleConfig {
     /// How long it must be false, without a break, before the rule can fire again (and a range
     /// ends), milliseconds. Default 300.
     pub release_ms: u64,
-    /// Least time from one firing to the next, milliseconds. Default 0.
+    /// Least time from one firing to the next, milliseconds. Default 2000.
     pub cooldown_ms: u64,
     /// Clip before the event's start, seconds. Default 3.
     pub pre_s: f64,
@@ -114,13 +118,14 @@ impl RulesConfig {
     /// path's extractors, see [`Rules::compile`](super::Rules::compile).
     pub fn from_map(config: &Map<String, Value>) -> Result<Self, Vec<RuleError>> {
         let mut errors = Vec::new();
-        for key in config.keys().filter(|k| *k != "rule") {
-            errors.push(RuleError::new(
-                None,
-                key,
-                format!("unknown key{}; the only one is `rule`", hint(key, &["rule"])),
-            ));
+        for key in config.keys().filter(|k| !TOP_KEYS.contains(&k.as_str())) {
+            let message = format!(
+                "unknown key; known: `rule`, `stale_ms`{}",
+                hint(key, &TOP_KEYS)
+            );
+            errors.push(RuleError::new(None, key, message));
         }
+        let stale_ms = read_stale_ms(config.get("stale_ms"), &mut errors);
         let rule = match config.get("rule") {
             Some(Value::Array(rules)) if !rules.is_empty() => read_rules(rules, &mut errors),
             None | Some(Value::Array(_)) => {
@@ -137,7 +142,7 @@ impl RulesConfig {
                     None,
                     "rule",
                     format!(
-                        "expected a list of tables ([[fusion.<name>.config.rule]]), found {}",
+                        "expected a list of tables ([[fusion.<name>.config.rule]]), got {}",
                         kind_of(other)
                     ),
                 ));
@@ -145,10 +150,30 @@ impl RulesConfig {
             }
         };
         if errors.is_empty() {
-            Ok(Self { rule })
+            Ok(Self { rule, stale_ms })
         } else {
             Err(errors)
         }
+    }
+}
+
+fn read_stale_ms(value: Option<&Value>, errors: &mut Vec<RuleError>) -> Option<u64> {
+    let value = value.filter(|v| v.as_str() != Some("auto"))?;
+    let ms = value.as_u64().filter(|ms| (1..=MAX_MS).contains(ms));
+    if ms.is_none() {
+        let message = format!(
+            "expected \"auto\" or a whole number of milliseconds, 1 to {MAX_MS}, got {}",
+            shown(value)
+        );
+        errors.push(RuleError::new(None, "stale_ms", message));
+    }
+    ms
+}
+
+fn auto_or_number<S: serde::Serializer>(value: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(ms) => s.serialize_u64(*ms),
+        None => s.serialize_str("auto"),
     }
 }
 
@@ -164,20 +189,20 @@ fn read_rules(rules: &[Value], errors: &mut Vec<RuleError>) -> Vec<RuleConfig> {
         ));
         return Vec::new();
     }
-    let mut read: Vec<RuleConfig> = Vec::with_capacity(rules.len());
+    let mut read: Vec<(usize, RuleConfig)> = Vec::with_capacity(rules.len());
     for (index, value) in rules.iter().enumerate() {
         let Value::Object(table) = value else {
             errors.push(RuleError {
                 rule: None,
                 key: format!("rule[{index}]"),
-                message: format!("expected a table, found {}", kind_of(value)),
+                message: format!("expected a table, got {}", kind_of(value)),
             });
             continue;
         };
         let Some(rule) = RuleTable::read(index, table, errors) else {
             continue;
         };
-        if let Some(earlier) = read.iter().position(|r| r.label == rule.label) {
+        if let Some((earlier, _)) = read.iter().find(|(_, r)| r.label == rule.label) {
             errors.push(RuleError::new(
                 Some(index),
                 "label",
@@ -188,9 +213,9 @@ fn read_rules(rules: &[Value], errors: &mut Vec<RuleError>) -> Vec<RuleConfig> {
                 ),
             ));
         }
-        read.push(rule);
+        read.push((index, rule));
     }
-    read
+    read.into_iter().map(|(_, rule)| rule).collect()
 }
 
 /// One rule's table while it is read.
@@ -215,11 +240,11 @@ impl<'a> RuleTable<'a> {
         t.refuse_unknown_keys();
         let label = t.label();
         let when = t.required_text("when", "a condition such as \"person.count >= 1\"");
-        let rule = RuleConfig {
+        Some(RuleConfig {
             kind: t.kind(),
-            for_ms: t.millis("for_ms", 0, MAX_HOLD_MS),
-            release_ms: t.millis("release_ms", 300, MAX_HOLD_MS),
-            cooldown_ms: t.millis("cooldown_ms", 0, MAX_COOLDOWN_MS),
+            for_ms: t.millis("for_ms", 0, MAX_MS),
+            release_ms: t.millis("release_ms", 300, MAX_MS),
+            cooldown_ms: t.millis("cooldown_ms", 2000, MAX_MS),
             pre_s: t.seconds("pre_s", 3.0, 0.0, MAX_ROLL_S),
             post_s: t.seconds("post_s", 2.0, 0.0, MAX_ROLL_S),
             score: t.text("score", "an expression such as \"person.max_confidence\""),
@@ -227,18 +252,7 @@ impl<'a> RuleTable<'a> {
             clip: t.flag("clip", true),
             label: label?,
             when: when?,
-        };
-        #[expect(clippy::cast_precision_loss, reason = "at most an hour")]
-        if rule.kind == TriggerKind::Range && rule.for_ms as f64 >= rule.max_s * 1000.0 {
-            t.wrong(
-                "max_s",
-                format!(
-                    "{} s is not longer than for_ms = {}: the range would end before it began",
-                    rule.max_s, rule.for_ms
-                ),
-            );
-        }
-        Some(rule)
+        })
     }
 
     fn wrong(&mut self, key: &str, message: String) {
@@ -284,7 +298,7 @@ impl<'a> RuleTable<'a> {
                 None
             }
             other => {
-                self.wrong(key, format!("expected {expected}, found {}", kind_of(other)));
+                self.wrong(key, format!("expected {expected}, got {}", kind_of(other)));
                 None
             }
         }
@@ -302,7 +316,10 @@ impl<'a> RuleTable<'a> {
                 };
                 self.wrong(
                     "kind",
-                    format!("expected \"point\" or \"range\", found {}{near}", shown(other)),
+                    format!(
+                        "expected \"point\" or \"range\", got {}{near}",
+                        shown(other)
+                    ),
                 );
                 TriggerKind::Point
             }
@@ -318,7 +335,7 @@ impl<'a> RuleTable<'a> {
                     self.wrong(
                         key,
                         format!(
-                            "expected a whole number of milliseconds, 0 to {max}, found {}",
+                            "expected a whole number of milliseconds, 0 to {max}, got {}",
                             shown(v)
                         ),
                     );
@@ -336,7 +353,7 @@ impl<'a> RuleTable<'a> {
                 _ => {
                     self.wrong(
                         key,
-                        format!("expected seconds, {min} to {max}, found {}", shown(v)),
+                        format!("expected seconds, {min} to {max}, got {}", shown(v)),
                     );
                     default
                 }
@@ -349,7 +366,7 @@ impl<'a> RuleTable<'a> {
             None => default,
             Some(Value::Bool(b)) => *b,
             Some(v) => {
-                self.wrong(key, format!("expected true or false, found {}", shown(v)));
+                self.wrong(key, format!("expected true or false, got {}", shown(v)));
                 default
             }
         }

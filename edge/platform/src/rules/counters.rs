@@ -71,13 +71,13 @@ impl RuleCounters {
         self.rules[rule].errors.fetch_add(1, Relaxed) == 0
     }
 
-    /// Counts a missing signal: the rule's `read`-th, or one with a computed name.
-    pub(super) fn missing(&self, rule: usize, read: Option<usize>) {
+    /// Counts a missing signal, by `extractor.signal`; `None` for one with a computed name.
+    pub(super) fn missing(&self, rule: usize, signal: Option<&str>) {
         let missing = &self.rules[rule].missing;
-        let last = missing.len() - 1;
-        missing[read.map_or(last, |i| i.min(last))]
-            .1
-            .fetch_add(1, Relaxed);
+        let named = missing.iter().find(|(s, _)| Some(&**s) == signal);
+        if let Some((_, count)) = named.or(missing.last()) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     /// All counters now; signals never missed are left out.

@@ -19,7 +19,7 @@ pub(super) struct Mark {
 }
 
 /// A rule's durations in nanoseconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Timing {
     pub for_ns: i64,
     pub release_ns: i64,

@@ -1,0 +1,615 @@
+//! The handle of one source's evidence: starts, feeds, asks and stops the two threads.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use visualpath_core::{Clock, MonotonicClock, NS_PER_S, Name};
+use visualpath_frames::Frame;
+
+use super::open::failed;
+use super::store::ClipStore;
+use super::writer::{Command, Evidence, Writer};
+use super::{ClipEnd, ClipRequest, ClipResult};
+use crate::encode::{Bitrate, Encoder, EncoderOptions, OpenH264, Packet};
+use crate::ring::{Gap, GapCause, Ring, RingState};
+
+/// Packets between the threads: what a disk that does not answer may hold up before the encoder,
+/// and then the source, notices. 8 s at 30 per second.
+const PACKET_QUEUE: usize = 256;
+/// Requests and corrections waiting for the clip thread.
+const COMMAND_QUEUE: usize = 1024;
+
+/// What a lane needs to know.
+pub struct LaneOptions {
+    /// The camera.
+    pub source: Name,
+    /// Live: `offer` never waits and the clock limits every wait. Otherwise `offer` waits for room
+    /// and no clock is read.
+    pub realtime: bool,
+    /// The ring's budget.
+    pub ring_bytes: usize,
+    /// Longest time between key pictures.
+    pub gop_s: f64,
+    /// Bits to spend.
+    pub bitrate: Bitrate,
+    /// The source's nominal rate, a hint for the bit rate.
+    pub fps: f64,
+    /// Frames that may wait for the encoder; each holds a slot.
+    pub queue: usize,
+    /// Monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// Where clips go.
+    pub store: Arc<ClipStore>,
+}
+
+impl LaneOptions {
+    /// The defaults of the `[clip]` table.
+    pub fn new(source: Name, store: Arc<ClipStore>) -> Self {
+        Self {
+            source,
+            realtime: true,
+            ring_bytes: 64 << 20,
+            gop_s: 2.0,
+            bitrate: Bitrate::Auto,
+            fps: 30.0,
+            queue: 4,
+            clock: Arc::new(MonotonicClock::new()),
+            store,
+        }
+    }
+
+    fn encoder(&self) -> OpenH264 {
+        let gop_s = if self.gop_s.is_finite() {
+            self.gop_s.clamp(0.04, 60.0)
+        } else {
+            2.0
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "at most 60 s")]
+        let gop_ns = (gop_s * NS_PER_S as f64) as i64;
+        OpenH264::new(EncoderOptions {
+            gop_ns,
+            bitrate: self.bitrate,
+            fps: self.fps,
+        })
+    }
+}
+
+/// Why a lane is not running, or did not stop.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// The system gave no thread.
+    #[error("can't start thread `{thread}`: {source}")]
+    Thread {
+        /// Its name.
+        thread: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Threads were still running at the deadline; they end by themselves when what they wait for
+    /// (the disk, as a rule) answers.
+    #[error("still running after {waited_ms} ms: {threads}")]
+    Straggler {
+        /// Their names.
+        threads: String,
+        /// How long they were waited for.
+        waited_ms: u128,
+    },
+}
+
+/// What became of an offered frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Offered {
+    /// It will be encoded.
+    Taken,
+    /// The encoder is behind; the frame will be reported as part of a [`Gap`].
+    Lost,
+    /// The lane is stopping.
+    Stopped,
+}
+
+/// Why a lane is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The source has no more.
+    SourceEnd,
+    /// The appliance stops.
+    Stopped,
+}
+
+/// Counts and levels of a lane.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LaneStats {
+    /// Frames taken for encoding.
+    pub taken: u64,
+    /// Frames lost because the encoder was behind.
+    pub lost_busy: u64,
+    /// Frames lost because the encoder failed on them.
+    pub lost_error: u64,
+    /// Packets made.
+    pub packets: u64,
+    /// Bytes of them.
+    pub packet_bytes: u64,
+    /// Clips asked for.
+    pub requested: u64,
+    /// Clips ready.
+    pub ready: u64,
+    /// Clips failed.
+    pub failed: u64,
+    /// The ring.
+    pub ring: RingState,
+}
+
+type Report = Box<dyn Fn(ClipResult) + Send + Sync>;
+
+/// What the handle and the threads share.
+pub(super) struct Shared {
+    source: Name,
+    report: Report,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests without a result, so that none is forgotten even if a thread dies.
+    open: BTreeMap<String, ClipRequest>,
+    /// The clip thread takes no more requests.
+    closed: bool,
+    stopped: bool,
+    stats: LaneStats,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stats(&self, change: impl FnOnce(&mut LaneStats)) {
+        change(&mut self.lock().stats);
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    pub(super) fn end_reason(&self) -> ClipEnd {
+        match self.lock().stopped {
+            true => ClipEnd::Stopped,
+            false => ClipEnd::SourceEnd,
+        }
+    }
+
+    /// Gives the request its result, unless it has one.
+    pub(super) fn report(&self, result: ClipResult) {
+        let mut state = self.lock();
+        if state.open.remove(&result.id).is_none() {
+            return;
+        }
+        match result.state {
+            super::ClipState::Ready(_) => state.stats.ready += 1,
+            super::ClipState::Failed { .. } => state.stats.failed += 1,
+        }
+        drop(state);
+        self.tell(result);
+    }
+
+    fn tell(&self, result: ClipResult) {
+        if let super::ClipState::Failed { reason } = &result.state {
+            tracing::error!(source = %self.source, clip = %result.id, %reason, "clip failed");
+        }
+        (self.report)(result);
+    }
+
+    /// After the clip thread ended, in whatever way.
+    fn fail_the_rest(&self, reason: &str) {
+        self.close();
+        loop {
+            let Some((_, request)) = self.lock().open.pop_first() else {
+                return;
+            };
+            self.stats(|s| s.failed += 1);
+            self.tell(failed(request, self.source.clone(), &reason));
+        }
+    }
+}
+
+/// A frame, and what was lost before it.
+struct Job {
+    frame: Frame,
+    gaps: Vec<Gap>,
+}
+
+/// What `offer` and `gap` remember for the next frame that is taken.
+#[derive(Default)]
+struct Feed {
+    jobs: Option<Sender<Job>>,
+    last_ns: Option<i64>,
+    lost: Option<Gap>,
+    gaps: Vec<Gap>,
+}
+
+/// The two threads of one source.
+#[derive(Default)]
+struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    /// Disconnected when both threads have ended.
+    ended: Option<Receiver<()>>,
+    stop: Option<Sender<()>>,
+}
+
+/// The evidence of one source: encoder thread, ring, clip thread. Dropped without
+/// [`EvidenceLane::finish`] it stops gracefully and waits for its threads.
+pub struct EvidenceLane {
+    shared: Arc<Shared>,
+    realtime: bool,
+    feed: Mutex<Feed>,
+    commands: Sender<Command>,
+    /// Disconnected when the lane stops.
+    stopping: Receiver<()>,
+    threads: Mutex<Threads>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EvidenceLane {
+    /// Starts the lane with the software encoder. `report` is called with every result, on the clip
+    /// thread (or on the caller's, for a request that comes too late); it should only hand it on.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn start(
+        options: LaneOptions,
+        report: impl Fn(ClipResult) + Send + Sync + 'static,
+    ) -> Result<Self, LaneError> {
+        let encoder = Box::new(options.encoder());
+        Self::start_with(options, encoder, report)
+    }
+
+    /// Starts the lane with another encoder.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn start_with(
+        options: LaneOptions,
+        encoder: Box<dyn Encoder>,
+        report: impl Fn(ClipResult) + Send + Sync + 'static,
+    ) -> Result<Self, LaneError> {
+        let shared = Arc::new(Shared {
+            source: options.source.clone(),
+            report: Box::new(report),
+            state: Mutex::new(State::default()),
+        });
+        let (jobs, job_queue) = bounded(options.queue.max(1));
+        let (packets, evidence) = bounded(PACKET_QUEUE);
+        let (commands, command_queue) = bounded(COMMAND_QUEUE);
+        let (stop, stopping) = bounded::<()>(0);
+        let (alive, ended) = bounded::<()>(0);
+
+        let encoding = Encoding {
+            encoder,
+            jobs: job_queue,
+            out: packets,
+            shared: Arc::clone(&shared),
+            last_ns: None,
+            failing: None,
+        };
+        let writer = Writer {
+            source: options.source.clone(),
+            store: options.store,
+            clock: options.realtime.then_some(options.clock),
+            ring: Ring::new(options.ring_bytes),
+            clips: Vec::new(),
+            evidence,
+            commands: command_queue,
+            shared: Arc::clone(&shared),
+            encoder_error: None,
+        };
+        let lane = Self {
+            shared: Arc::clone(&shared),
+            realtime: options.realtime,
+            feed: Mutex::new(Feed {
+                jobs: Some(jobs),
+                ..Feed::default()
+            }),
+            commands,
+            stopping,
+            threads: Mutex::new(Threads {
+                handles: Vec::new(),
+                ended: Some(ended),
+                stop: Some(stop),
+            }),
+        };
+        let encoder_alive = alive.clone();
+        let source = &options.source;
+        // Should the second thread not start, dropping the lane ends the first.
+        lane.spawn(format!("clip-{source}"), move || {
+            let run = catch_unwind(AssertUnwindSafe(|| writer.run()));
+            let reason = match run {
+                Ok(()) => "the clip thread has ended",
+                Err(_) => "the clip thread panicked: please report this with the log",
+            };
+            shared.fail_the_rest(reason);
+            drop(alive);
+        })?;
+        lane.spawn(format!("encode-{source}"), move || {
+            if catch_unwind(AssertUnwindSafe(|| encoding.run())).is_err() {
+                tracing::error!("the encoder panicked: no more evidence from this source");
+            }
+            drop(encoder_alive);
+        })?;
+        Ok(lane)
+    }
+
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), LaneError> {
+        let spawned = std::thread::Builder::new().name(name.clone()).spawn(body);
+        let thread = name;
+        let handle = spawned.map_err(|source| LaneError::Thread { thread, source })?;
+        lock(&self.threads).handles.push(handle);
+        Ok(())
+    }
+
+    /// Gives a frame (the lane's own lease of it) to the encoder. In realtime mode it never waits;
+    /// otherwise it waits until there is room or the lane stops. One thread offers, in frame order.
+    pub fn offer(&self, frame: Frame) -> Offered {
+        let t_ns = frame.meta().t_ns;
+        let mut feed = lock(&self.feed);
+        let Some(jobs) = feed.jobs.clone() else {
+            return Offered::Stopped;
+        };
+        let mut gaps = std::mem::take(&mut feed.gaps);
+        if let Some(lost) = feed.lost {
+            gaps.push(Gap {
+                to_ns: t_ns,
+                ..lost
+            });
+        }
+        let job = Job { frame, gaps };
+        if self.realtime {
+            match jobs.try_send(job) {
+                Ok(()) => {}
+                Err(TrySendError::Full(mut job)) => {
+                    if feed.lost.is_some() {
+                        job.gaps.pop();
+                    }
+                    feed.gaps = job.gaps;
+                    let from_ns = feed.last_ns.unwrap_or(t_ns);
+                    let lost = feed.lost.get_or_insert(Gap {
+                        from_ns,
+                        to_ns: t_ns,
+                        lost: 0,
+                        cause: GapCause::EncoderBusy,
+                    });
+                    lost.to_ns = t_ns;
+                    lost.lost += 1;
+                    drop(feed);
+                    self.shared.stats(|s| s.lost_busy += 1);
+                    return Offered::Lost;
+                }
+                Err(TrySendError::Disconnected(_)) => return Offered::Stopped,
+            }
+        } else {
+            // `gap` and `finish` must not wait for the encoder.
+            drop(feed);
+            let sent = select! {
+                send(jobs, job) -> sent => sent.is_ok(),
+                recv(self.stopping) -> _ => false,
+            };
+            if !sent {
+                return Offered::Stopped;
+            }
+            feed = lock(&self.feed);
+        }
+        feed.lost = None;
+        feed.last_ns = Some(t_ns);
+        drop(feed);
+        self.shared.stats(|s| s.taken += 1);
+        Offered::Taken
+    }
+
+    /// Records that the source lost pictures between these times, before the next offered frame.
+    /// `lost` is 0 if it can't tell how many. Never waits.
+    pub fn gap(&self, from_ns: i64, to_ns: i64, lost: u64) {
+        let cause = GapCause::Source;
+        let gap = Gap {
+            from_ns,
+            to_ns,
+            lost,
+            cause,
+        };
+        let mut feed = lock(&self.feed);
+        // Between two frames that were taken there is one gap per cause at most.
+        match feed.gaps.iter_mut().find(|g| g.cause == cause) {
+            Some(known) => {
+                known.from_ns = known.from_ns.min(from_ns);
+                known.to_ns = known.to_ns.max(to_ns);
+                known.lost += lost;
+            }
+            None => feed.gaps.push(gap),
+        }
+    }
+
+    /// Asks for a clip. Never waits; exactly one result follows.
+    pub fn request(&self, request: ClipRequest) {
+        let refuse = |request, reason: &str| {
+            self.shared.stats(|s| s.failed += 1);
+            let source = self.shared.source.clone();
+            self.shared.tell(failed(request, source, &reason));
+        };
+        let mut state = self.shared.lock();
+        state.stats.requested += 1;
+        if state.closed {
+            drop(state);
+            return refuse(request, "the source's evidence has been stopped");
+        }
+        if state.open.contains_key(&request.id) {
+            drop(state);
+            return refuse(request, "a clip with this id is being written already");
+        }
+        // Within the lock, so that the clip thread either sees it or has closed.
+        match self.commands.try_send(Command::Request(request.clone())) {
+            Ok(()) => {
+                state.open.insert(request.id.clone(), request);
+            }
+            Err(_) => {
+                drop(state);
+                refuse(request, "too many clips are waiting for the disk");
+            }
+        }
+    }
+
+    /// Says when a clip really ends (the end of a RANGE). Without effect if it has its result.
+    /// Never waits.
+    pub fn set_end(&self, id: &str, end_ns: i64) {
+        let state = self.shared.lock();
+        if state.closed || !state.open.contains_key(id) {
+            return;
+        }
+        let id = id.to_owned();
+        if let Err(e) = self.commands.try_send(Command::SetEnd { id, end_ns }) {
+            // The clip gets its latest possible end: longer than asked, never shorter.
+            tracing::warn!(source = %self.shared.source, error = %e, "the end of a clip could not be set");
+        }
+    }
+
+    /// Counts and levels now.
+    pub fn stats(&self) -> LaneStats {
+        self.shared.lock().stats.clone()
+    }
+
+    /// Encodes what was taken, finishes every clip and ends the threads; all results have been
+    /// reported when it returns `Ok`. A second call waits again.
+    ///
+    /// # Errors
+    /// Threads that are still running after `limit`, by name.
+    pub fn finish(&self, why: Finish, limit: Duration) -> Result<(), LaneError> {
+        let begun = Instant::now();
+        self.close(why);
+        let ended = lock(&self.threads).ended.clone();
+        if let Some(ended) = ended {
+            // Nothing is ever sent: it disconnects when both threads are gone.
+            let timed_out = matches!(
+                ended.recv_timeout(limit),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            );
+            if timed_out {
+                let threads = lock(&self.threads);
+                let running = threads.handles.iter().filter(|h| !h.is_finished());
+                let names: Vec<&str> = running.filter_map(|h| h.thread().name()).collect();
+                return Err(LaneError::Straggler {
+                    threads: names.join(", "),
+                    waited_ms: begun.elapsed().as_millis(),
+                });
+            }
+        }
+        self.join();
+        Ok(())
+    }
+
+    fn close(&self, why: Finish) {
+        if why == Finish::Stopped {
+            self.shared.lock().stopped = true;
+        }
+        lock(&self.threads).stop = None;
+        let mut feed = lock(&self.feed);
+        feed.jobs = None;
+    }
+
+    fn join(&self) {
+        let handles = std::mem::take(&mut lock(&self.threads).handles);
+        for handle in handles {
+            // Panics were caught and logged inside.
+            drop(handle.join());
+        }
+    }
+}
+
+impl Drop for EvidenceLane {
+    fn drop(&mut self) {
+        let already = lock(&self.threads).stop.is_none();
+        if !already {
+            self.close(Finish::Stopped);
+        }
+        self.join();
+    }
+}
+
+/// The encoder thread.
+struct Encoding {
+    encoder: Box<dyn Encoder>,
+    jobs: Receiver<Job>,
+    out: Sender<Evidence>,
+    shared: Arc<Shared>,
+    /// Of the newest packet.
+    last_ns: Option<i64>,
+    /// Frames the encoder fails on, until it takes one again.
+    failing: Option<Gap>,
+}
+
+impl Encoding {
+    fn run(mut self) {
+        tracing::info!(encoder = %self.encoder.name(), "encoding evidence");
+        let mut packets = Vec::new();
+        while let Ok(Job { frame, gaps }) = self.jobs.recv() {
+            for gap in gaps {
+                self.send(Evidence::Gap(gap));
+            }
+            let t_ns = frame.meta().t_ns;
+            let done = self
+                .encoder
+                .encode(frame.meta(), frame.pixels(), &mut packets);
+            // The slot is free again before anyone waits for the disk.
+            drop(frame);
+            self.pass_on(&mut packets);
+            if let Err(e) = done {
+                let error = e.to_string();
+                self.shared.stats(|s| s.lost_error += 1);
+                if self.failing.is_none() {
+                    tracing::warn!(source = %self.shared.source, %error, "a frame was not encoded");
+                }
+                let from_ns = self.last_ns.unwrap_or(t_ns);
+                let gap = self.failing.get_or_insert(Gap {
+                    from_ns,
+                    to_ns: t_ns,
+                    lost: 0,
+                    cause: GapCause::EncoderError,
+                });
+                gap.to_ns = t_ns;
+                gap.lost += 1;
+                self.send(Evidence::Passed { t_ns, error });
+            }
+        }
+        if let Err(e) = self.encoder.flush(&mut packets) {
+            tracing::warn!(source = %self.shared.source, error = %e, "the encoder's last frames are lost");
+        }
+        self.pass_on(&mut packets);
+    }
+
+    fn pass_on(&mut self, packets: &mut Vec<Packet>) {
+        for packet in packets.drain(..) {
+            if let Some(gap) = self.failing.take() {
+                let to_ns = packet.pts_ns;
+                // A failed send is noticed at the next.
+                drop(self.out.send(Evidence::Gap(Gap { to_ns, ..gap })));
+            }
+            self.last_ns = Some(packet.pts_ns);
+            let bytes = packet.data.len() as u64;
+            self.shared.stats(|s| {
+                s.packets += 1;
+                s.packet_bytes += bytes;
+            });
+            drop(self.out.send(Evidence::Packet(packet)));
+        }
+    }
+
+    fn send(&self, evidence: Evidence) {
+        // The clip thread outlives this one unless it panicked; then its requests have failed
+        // already and there is nobody to send to.
+        drop(self.out.send(evidence));
+    }
+}

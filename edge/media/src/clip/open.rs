@@ -1,0 +1,416 @@
+//! One clip from its request to its file.
+//!
+//! ```text
+//! Waiting ──ring reaches the asked start──▶ Writing ──end reached, or it can't be──▶ finished
+//! ```
+
+use std::sync::Arc;
+
+use visualpath_core::{NS_PER_S, Name};
+
+use super::store::{PartFile, StoreError};
+use super::{
+    CLIP_SCHEMA, ClipEnd, ClipRequest, ClipResult, ClipState, ClipStore, ReadyClip, ShortPre, ms,
+};
+use crate::encode::{CodecParams, Packet};
+use crate::mp4::{MAX_SAMPLE_NS, Mp4Error, Mp4Writer};
+use crate::ring::{Gap, Ring};
+
+/// Longest fragment: what a crash may cost.
+const FRAGMENT_NS: i64 = 2 * NS_PER_S;
+/// How long the last picture is shown when there is no other to measure by.
+const LONE_PICTURE_NS: i64 = NS_PER_S / 25;
+/// Gaps listed in a clip; later ones are added to the last.
+const MOST_GAPS: usize = 256;
+/// Bound on the final `moov`'s reserve, in samples: an hour at 30 per second.
+const MOST_RESERVED: i64 = 108_000;
+
+/// Why a clip can't be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClipError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Mp4(#[from] Mp4Error),
+    #[error("asked from {start_ns} ns to {end_ns} ns: the end is before the start")]
+    Reversed { start_ns: i64, end_ns: i64 },
+    #[error("asked until {end_ns} ns, but the oldest picture held is at {oldest_ns} ns")]
+    TooOld { end_ns: i64, oldest_ns: i64 },
+    #[error("no picture was encoded{}", .error.as_deref().map(|e| format!(": {e}")).unwrap_or_default())]
+    NoPicture { error: Option<String> },
+}
+
+/// A request that has no result yet.
+pub(super) struct OpenClip {
+    pub(super) request: ClipRequest,
+    source: Name,
+    writing: Option<Writing>,
+    /// Monotonic time of the request or of the newest packet since, in realtime mode.
+    pub(super) heard_ns: i64,
+}
+
+/// The part that exists once the first picture is known.
+struct Writing {
+    part: PartFile,
+    mux: Mp4Writer,
+    params: Arc<CodecParams>,
+    short_pre_reason: Option<ShortPre>,
+    first_ns: i64,
+    start_ns: i64,
+    /// Pictures taken so far, written or in `pending`: when they are shown, in decoding order.
+    shown: Vec<i64>,
+    pending: Vec<Packet>,
+    last_dts_ns: i64,
+    last_step_ns: i64,
+    gaps: Vec<Gap>,
+}
+
+/// What a packet did to a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It goes on.
+    Open,
+    /// It has, or can get, no more.
+    Done(ClipEnd),
+}
+
+impl OpenClip {
+    pub(super) fn new(request: ClipRequest, source: Name, now_ns: i64) -> Self {
+        Self {
+            request,
+            source,
+            writing: None,
+            heard_ns: now_ns,
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.writing.is_none()
+    }
+
+    /// Copies the beginning from the ring and opens the file. Call it when the ring's newest packet
+    /// is at or after the asked start (only then is the last picture at or before it known), or
+    /// when there will be no more.
+    pub(super) fn begin(
+        &mut self,
+        ring: &Ring,
+        store: &Arc<ClipStore>,
+        encoder_error: Option<&str>,
+    ) -> Result<Step, ClipError> {
+        let (start_ns, end_ns) = (self.request.start_ns, self.request.end_ns);
+        if end_ns < start_ns {
+            return Err(ClipError::Reversed { start_ns, end_ns });
+        }
+        // Where the picture's format changes before the event, the side of the event counts.
+        let gops: Vec<_> = ring.gops_from(start_ns).collect();
+        let mut first = 0;
+        for (i, pair) in gops.windows(2).enumerate() {
+            let change = pair[0].params() != pair[1].params();
+            let key_ns = pair[1].packets().first().map_or(i64::MAX, |p| p.pts_ns);
+            if change && key_ns <= self.request.event_ns {
+                first = i + 1;
+            }
+        }
+        let packets: Vec<&Packet> = gops.iter().skip(first).flat_map(|g| g.packets()).collect();
+        let Some(head) = packets.first() else {
+            let error = encoder_error.map(str::to_owned);
+            return Err(ClipError::NoPicture { error });
+        };
+        let oldest_ns = head.pts_ns;
+        if oldest_ns > end_ns {
+            return Err(ClipError::TooOld { end_ns, oldest_ns });
+        }
+        let params = &head.params;
+        let same = packets.iter().take_while(|p| p.params == *params);
+        let shown_first_ns = same
+            .map(|p| p.pts_ns)
+            .filter(|t| *t <= start_ns)
+            .max()
+            .unwrap_or(oldest_ns);
+        let short_pre_reason = (shown_first_ns > start_ns).then_some(match (first, ring) {
+            (1.., _) => ShortPre::FormatChange,
+            (_, ring) if ring.has_evicted() => ShortPre::Evicted,
+            _ => ShortPre::SourceStart,
+        });
+
+        let r = &self.request;
+        let part = store.create(r.wall_ns, &r.path, &r.label, &r.id)?;
+        let expected = expected_samples(&packets, end_ns);
+        let mut writing = Writing {
+            part,
+            mux: Mp4Writer::new(Arc::clone(params), head.dts_ns, shown_first_ns, expected),
+            params: Arc::clone(params),
+            short_pre_reason,
+            first_ns: oldest_ns,
+            start_ns: shown_first_ns,
+            shown: Vec::with_capacity(expected),
+            pending: Vec::new(),
+            last_dts_ns: head.dts_ns,
+            last_step_ns: LONE_PICTURE_NS,
+            gaps: ring.gaps().copied().collect(),
+        };
+        let mut head_bytes = Vec::new();
+        writing.mux.begin(&mut head_bytes)?;
+        writing.part.append(&head_bytes)?;
+        let mut step = Step::Open;
+        for p in packets {
+            step = writing.push(p, end_ns)?;
+            if step != Step::Open {
+                break;
+            }
+        }
+        if step == Step::Open {
+            // The newest picture waits for the next to know how long it is shown; the rest can be
+            // read from now on.
+            if let Some(newest) = writing.pending.pop() {
+                let next_ns = newest.dts_ns;
+                step = writing.flush(next_ns)?;
+                if step == Step::Open {
+                    writing.pending.push(newest);
+                }
+            }
+        }
+        writing.part.sync()?;
+        self.writing = Some(writing);
+        Ok(step)
+    }
+
+    /// Takes the next packet.
+    pub(super) fn push(&mut self, packet: &Packet) -> Result<Step, ClipError> {
+        let end_ns = self.request.end_ns;
+        match &mut self.writing {
+            None => Ok(Step::Open),
+            Some(w) => {
+                let before = w.mux.samples();
+                let step = w.push(packet, end_ns)?;
+                if w.mux.samples() > before {
+                    w.part.sync()?;
+                }
+                Ok(step)
+            }
+        }
+    }
+
+    /// Takes note of a gap.
+    pub(super) fn push_gap(&mut self, gap: Gap) {
+        if let Some(w) = &mut self.writing {
+            w.gaps.push(gap);
+        }
+    }
+
+    /// Moves the end; `Done` if it has been reached already.
+    pub(super) fn set_end(&mut self, end_ns: i64) -> Step {
+        self.request.end_ns = end_ns.max(self.request.start_ns);
+        let reached = self.writing.as_ref().is_some_and(|w| {
+            let mut shown = w.shown.iter();
+            shown.any(|t| *t >= self.request.end_ns)
+        });
+        match reached {
+            true => Step::Done(ClipEnd::Complete),
+            false => Step::Open,
+        }
+    }
+
+    /// Finishes the file, or says why there is none.
+    pub(super) fn finish(self, end_reason: ClipEnd) -> ClipResult {
+        let Self {
+            request,
+            source,
+            writing,
+            ..
+        } = self;
+        let Some(writing) = writing else {
+            let error = ClipError::NoPicture { error: None };
+            return failed(request, source, &error);
+        };
+        let base = ClipResult {
+            id: request.id.clone(),
+            trigger_id: request.trigger_id.clone(),
+            source: source.clone(),
+            path: request.path.clone(),
+            label: request.label.clone(),
+            state: ClipState::Failed {
+                reason: String::new(),
+            },
+        };
+        match writing.finish(&request, end_reason, base) {
+            Ok(result) => result,
+            Err(e) => failed(request, source, &e),
+        }
+    }
+
+    /// Gives up; what was written is removed.
+    pub(super) fn fail(self, error: &ClipError) -> ClipResult {
+        failed(self.request, self.source, error)
+    }
+}
+
+/// The result of a request that there is no file for.
+pub(super) fn failed(request: ClipRequest, source: Name, reason: &dyn ToString) -> ClipResult {
+    ClipResult {
+        id: request.id,
+        trigger_id: request.trigger_id,
+        source,
+        path: request.path,
+        label: request.label,
+        state: ClipState::Failed {
+            reason: reason.to_string(),
+        },
+    }
+}
+
+/// Samples from the first packet to the asked end, at the rate so far and half as many again.
+fn expected_samples(packets: &[&Packet], end_ns: i64) -> usize {
+    let (Some(first), Some(last)) = (packets.first(), packets.last()) else {
+        return 0;
+    };
+    let held = i64::try_from(packets.len()).unwrap_or(MOST_RESERVED);
+    let step_ns = match held {
+        1 => LONE_PICTURE_NS,
+        n => ((last.dts_ns - first.dts_ns) / (n - 1)).max(1),
+    };
+    let wanted = end_ns.saturating_sub(first.dts_ns) / step_ns;
+    let most = held.max(wanted).saturating_mul(3) / 2 + 16;
+    usize::try_from(most.clamp(0, MOST_RESERVED)).unwrap_or(0)
+}
+
+impl Writing {
+    fn push(&mut self, packet: &Packet, end_ns: i64) -> Result<Step, ClipError> {
+        if packet.params != self.params {
+            return Ok(Step::Done(ClipEnd::FormatChange));
+        }
+        let step_ns = packet.dts_ns - self.last_dts_ns;
+        if step_ns > MAX_SAMPLE_NS {
+            return Ok(Step::Done(ClipEnd::GapTimeout));
+        }
+        if let Some(first) = self.pending.first() {
+            let with_this_ns = packet.dts_ns - first.dts_ns + step_ns;
+            if packet.is_key || with_this_ns > FRAGMENT_NS {
+                let flushed = self.flush(packet.dts_ns)?;
+                if flushed != Step::Open {
+                    return Ok(flushed);
+                }
+            }
+        }
+        if !self.shown.is_empty() {
+            self.last_step_ns = step_ns;
+        }
+        self.last_dts_ns = packet.dts_ns;
+        self.shown.push(packet.pts_ns);
+        self.pending.push(packet.clone());
+        if packet.pts_ns >= end_ns {
+            return Ok(Step::Done(ClipEnd::Complete));
+        }
+        Ok(Step::Open)
+    }
+
+    /// Writes what is pending as one fragment. Without room for it the clip ends before it.
+    fn flush(&mut self, next_dts_ns: i64) -> Result<Step, ClipError> {
+        if self.pending.is_empty() {
+            return Ok(Step::Open);
+        }
+        let mut bytes = Vec::new();
+        self.mux.fragment(&mut bytes, &self.pending, next_dts_ns)?;
+        match self.part.append(&bytes) {
+            Ok(()) => {
+                self.pending.clear();
+                Ok(Step::Open)
+            }
+            Err(StoreError::Quota { .. }) if self.mux.samples() > self.pending.len() => {
+                self.mux.forget_fragment();
+                self.shown.truncate(self.mux.samples());
+                self.pending.clear();
+                Ok(Step::Done(ClipEnd::Quota))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn finish(
+        mut self,
+        request: &ClipRequest,
+        mut end_reason: ClipEnd,
+        mut result: ClipResult,
+    ) -> Result<ClipResult, ClipError> {
+        let next_ns = self.last_dts_ns.saturating_add(self.last_step_ns);
+        if let Step::Done(end) = self.flush(next_ns)? {
+            end_reason = end;
+        }
+        // An end that was moved back is exact all the same: later pictures are not listed.
+        let last = self.shown.iter().position(|t| *t >= request.end_ns);
+        let keep = last.map_or(self.shown.len(), |i| i + 1);
+        let finish = self.mux.finish(keep)?;
+        self.part.append_tables(&finish.append)?;
+        for patch in &finish.patches {
+            self.part.patch(patch)?;
+        }
+
+        let kept = &self.shown[..keep];
+        let end_ns = kept.iter().copied().max().unwrap_or(self.start_ns);
+        let lead_in = kept.iter().filter(|t| **t < self.start_ns).count();
+        let mut ready = ReadyClip {
+            file: String::new(),
+            asked_start_ns: request.start_ns,
+            asked_end_ns: request.end_ns,
+            start_ns: self.start_ns,
+            end_ns,
+            lead_in_ms: ms(self.start_ns - self.first_ns),
+            short_pre_ms: ms(self.start_ns.saturating_sub(request.start_ns).max(0)),
+            short_pre_reason: self.short_pre_reason,
+            short_post_ms: ms(request.end_ns.saturating_sub(end_ns).max(0)),
+            end_reason,
+            frames: (keep - lead_in) as u64,
+            lead_in_frames: lead_in as u64,
+            gaps: gaps_within(&self.gaps, self.start_ns, end_ns),
+            codec: self.params.codec,
+            width: self.params.width,
+            height: self.params.height,
+            sha256: String::new(),
+            bytes: 0,
+        };
+        let time = jiff::Timestamp::from_nanosecond(i128::from(request.wall_ns));
+        let sidecar = |ready: &ReadyClip, result: &mut ClipResult| {
+            result.state = ClipState::Ready(ready.clone());
+            let mut json = serde_json::json!({
+                "schema": CLIP_SCHEMA,
+                "event_ns": request.event_ns,
+                "time": time.map(|t| t.to_string()).unwrap_or_default(),
+            });
+            // A struct of plain fields can't fail to serialise; an empty object would show it.
+            let fields = serde_json::to_value(&*result).unwrap_or_default();
+            if let (Some(json), serde_json::Value::Object(fields)) = (json.as_object_mut(), fields)
+            {
+                json.extend(fields);
+            }
+            let mut text = json.to_string().into_bytes();
+            text.push(b'\n');
+            text
+        };
+        self.part.commit(|file| {
+            ready.file.clone_from(&file.file);
+            ready.sha256.clone_from(&file.sha256);
+            ready.bytes = file.bytes;
+            sidecar(&ready, &mut result)
+        })?;
+        Ok(result)
+    }
+}
+
+/// The gaps that pictures are missing in between the first and the last shown.
+fn gaps_within(gaps: &[Gap], start_ns: i64, end_ns: i64) -> Vec<Gap> {
+    let mut inside: Vec<Gap> = Vec::new();
+    for gap in gaps
+        .iter()
+        .filter(|g| g.to_ns > start_ns && g.from_ns < end_ns)
+    {
+        let count = inside.len();
+        match inside.last_mut() {
+            Some(last) if count == MOST_GAPS => {
+                last.to_ns = gap.to_ns;
+                last.lost += gap.lost;
+            }
+            _ => inside.push(*gap),
+        }
+    }
+    inside
+}

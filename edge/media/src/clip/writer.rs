@@ -1,0 +1,283 @@
+//! The clip thread: it alone owns the ring and the open clips.
+//!
+//! In realtime mode it reads the injected clock, to give up waiting for pictures that do not come.
+//! Otherwise it reads none: it waits for packets or for the end of them, so the same input gives
+//! the same clips however slow the machine is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
+use visualpath_core::{Clock, NS_PER_S, Name};
+
+use super::lane::Shared;
+use super::open::{ClipError, OpenClip, Step, failed};
+use super::{ClipEnd, ClipRequest, ClipStore};
+use crate::encode::Packet;
+use crate::ring::{Gap, GapCause, Ring};
+
+/// How long the post-roll is waited for beyond its length.
+const PATIENCE_NS: i64 = 2 * NS_PER_S;
+/// How often the clock is looked at while a clip is open in realtime mode.
+const TICK: Duration = Duration::from_millis(50);
+/// Clips one source may have open at once.
+const MOST_OPEN: usize = 64;
+
+/// From the encoder thread, in source order.
+pub(super) enum Evidence {
+    Packet(Packet),
+    Gap(Gap),
+    /// Source time went on without a packet.
+    Passed {
+        t_ns: i64,
+        error: String,
+    },
+}
+
+/// From whoever fuses.
+pub(super) enum Command {
+    Request(ClipRequest),
+    SetEnd { id: String, end_ns: i64 },
+}
+
+pub(super) struct Writer {
+    pub(super) source: Name,
+    pub(super) store: Arc<ClipStore>,
+    /// Read in realtime mode only.
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) ring: Ring,
+    pub(super) clips: Vec<OpenClip>,
+    pub(super) evidence: Receiver<Evidence>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) encoder_error: Option<String>,
+}
+
+enum Event {
+    Evidence(Evidence),
+    Command(Command),
+    Tick,
+    End,
+}
+
+impl Writer {
+    /// Runs until the encoder thread is gone and every clip has its result.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.next() {
+                Event::Evidence(e) => self.take(e),
+                Event::Command(c) => self.obey(c),
+                Event::Tick => {}
+                Event::End => break,
+            }
+            self.give_up_waiting();
+        }
+        // From here on a request is answered by the lane itself; those before are in the channel.
+        self.shared.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+        let reason = self.shared.end_reason();
+        while let Some(clip) = self.clips.pop() {
+            self.end(clip, reason);
+        }
+    }
+
+    fn next(&self) -> Event {
+        let mut select = Select::new();
+        let evidence = select.recv(&self.evidence);
+        select.recv(&self.commands);
+        let ready = match self.clock {
+            Some(_) if !self.clips.is_empty() => match select.ready_timeout(TICK) {
+                Ok(ready) => ready,
+                Err(_) => return Event::Tick,
+            },
+            _ => select.ready(),
+        };
+        if ready == evidence {
+            // `ready` may be wrong for once; then it is asked again.
+            match self.evidence.recv_timeout(Duration::ZERO) {
+                Ok(e) => Event::Evidence(e),
+                Err(RecvTimeoutError::Timeout) => Event::Tick,
+                Err(RecvTimeoutError::Disconnected) => Event::End,
+            }
+        } else {
+            match self.commands.try_recv() {
+                Ok(c) => Event::Command(c),
+                // The lane keeps its sender until this thread ended.
+                Err(_) => Event::Tick,
+            }
+        }
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.clock.as_ref().map_or(0, |c| c.now_ns())
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Request(request) => self.request(request),
+            Command::SetEnd { id, end_ns } => {
+                let found = self.clips.iter().position(|c| c.request.id == id);
+                match found {
+                    Some(i) => {
+                        if let Step::Done(end) = self.clips[i].set_end(end_ns) {
+                            let clip = self.clips.swap_remove(i);
+                            self.end(clip, end);
+                        }
+                    }
+                    None => {
+                        tracing::debug!(clip = %id, "the end of a clip that is finished was set")
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: ClipRequest) {
+        if self.clips.len() >= MOST_OPEN {
+            let reason = format!("{MOST_OPEN} clips of this source are being written already");
+            return self.report(failed(request, self.source.clone(), &reason));
+        }
+        let reached = self.ring.newest_ns() >= Some(request.start_ns);
+        let reversed = request.end_ns < request.start_ns;
+        let clip = OpenClip::new(request, self.source.clone(), self.now_ns());
+        self.clips.push(clip);
+        if reached || reversed {
+            self.begin(self.clips.len() - 1);
+        }
+    }
+
+    /// Begins the waiting clip at `i`; one that is done or fails leaves the list.
+    fn begin(&mut self, i: usize) {
+        let error = self.encoder_error.as_deref();
+        let step = self.clips[i].begin(&self.ring, &self.store, error);
+        self.after(i, step);
+    }
+
+    /// Lets the clip at `i` go if it is done.
+    fn after(&mut self, i: usize, step: Result<Step, ClipError>) {
+        match step {
+            Ok(Step::Open) => {}
+            Ok(Step::Done(reason)) => {
+                let clip = self.clips.swap_remove(i);
+                let result = clip.finish(reason);
+                self.report(result);
+            }
+            Err(e) => {
+                let clip = self.clips.swap_remove(i);
+                self.report(clip.fail(&e));
+            }
+        }
+    }
+
+    fn take(&mut self, evidence: Evidence) {
+        let now_ns = self.now_ns();
+        match evidence {
+            Evidence::Gap(gap) => {
+                self.ring.add_gap(gap);
+                self.clips.iter_mut().for_each(|c| c.push_gap(gap));
+            }
+            Evidence::Passed { t_ns, error } => {
+                self.encoder_error = Some(error);
+                self.time_passed(t_ns);
+            }
+            Evidence::Packet(packet) => {
+                self.encoder_error = None;
+                self.packet(packet, now_ns);
+            }
+        }
+        let state = self.ring.state();
+        self.shared.stats(|s| s.ring = state);
+    }
+
+    fn packet(&mut self, packet: Packet, now_ns: i64) {
+        let t_ns = packet.pts_ns;
+        // A waiting clip whose start lies before this packet is cut before the packet is added:
+        // adding it may evict the GOP that the clip begins in.
+        let newest = self
+            .ring
+            .gops()
+            .next_back()
+            .and_then(|g| g.params().cloned());
+        let change = newest.as_ref().is_some_and(|p| *p != packet.params);
+        for i in (0..self.clips.len()).rev() {
+            let clip = &mut self.clips[i];
+            clip.heard_ns = now_ns;
+            let other_side = change && t_ns <= clip.request.event_ns;
+            if clip.is_waiting() && newest.is_some() && t_ns > clip.request.start_ns && !other_side
+            {
+                self.begin(i);
+            }
+        }
+        if let Err(e) = self.ring.add(packet.clone()) {
+            tracing::warn!(source = %self.source, error = %e, "a packet was not kept");
+            let gap = Gap {
+                from_ns: self.ring.newest_ns().unwrap_or(t_ns),
+                to_ns: t_ns,
+                lost: 1,
+                cause: GapCause::EncoderError,
+            };
+            return self.take(Evidence::Gap(gap));
+        }
+        for i in (0..self.clips.len()).rev() {
+            let clip = &mut self.clips[i];
+            if !clip.is_waiting() {
+                let step = clip.push(&packet);
+                self.after(i, step);
+            } else if t_ns >= clip.request.start_ns {
+                self.begin(i);
+            }
+        }
+    }
+
+    /// Ends clips whose end lies so far back in source time that their pictures will not come.
+    fn time_passed(&mut self, t_ns: i64) {
+        for i in (0..self.clips.len()).rev() {
+            if t_ns >= self.clips[i].request.end_ns.saturating_add(PATIENCE_NS) {
+                let clip = self.clips.swap_remove(i);
+                self.end(clip, ClipEnd::GapTimeout);
+            }
+        }
+    }
+
+    /// In realtime mode, ends clips that heard nothing for what is left of their post-roll and 2 s.
+    fn give_up_waiting(&mut self) {
+        if self.clock.is_none() || self.clips.is_empty() {
+            return;
+        }
+        let now_ns = self.now_ns();
+        let newest_ns = self.ring.newest_ns();
+        for i in (0..self.clips.len()).rev() {
+            let clip = &self.clips[i];
+            let r = &clip.request;
+            let left_ns = r
+                .end_ns
+                .saturating_sub(newest_ns.unwrap_or(r.event_ns))
+                .max(0);
+            let patience_ns = left_ns.saturating_add(PATIENCE_NS);
+            if now_ns.saturating_sub(clip.heard_ns) > patience_ns {
+                let clip = self.clips.swap_remove(i);
+                self.end(clip, ClipEnd::GapTimeout);
+            }
+        }
+    }
+
+    /// Ends a clip that gets no more packets, with what there is.
+    fn end(&mut self, mut clip: OpenClip, reason: ClipEnd) {
+        let begun = match clip.is_waiting() {
+            true => clip.begin(&self.ring, &self.store, self.encoder_error.as_deref()),
+            false => Ok(Step::Open),
+        };
+        let result = match begun {
+            Ok(Step::Open) => clip.finish(reason),
+            Ok(Step::Done(sooner)) => clip.finish(sooner),
+            Err(e) => clip.fail(&e),
+        };
+        self.report(result);
+    }
+
+    fn report(&self, result: super::ClipResult) {
+        self.shared.report(result);
+    }
+}

@@ -1,0 +1,174 @@
+//! The broker side of a run: the embedded broker if asked for, and the publisher.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use visualpath_core::Clock;
+use visualpath_mqtt::{
+    BrokerUrl, Health, Info, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme, TopicError,
+    Topics, UrlError, parse_url,
+};
+
+use crate::config::Config;
+
+/// `mqtt.url` that turns publishing off.
+pub const OFF: &str = "off";
+
+/// Why there is no publisher.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerStartError {
+    /// The address.
+    #[error("mqtt.url: {0}")]
+    Url(#[from] UrlError),
+    /// Prefix or device.
+    #[error("mqtt.prefix: {0}")]
+    Topics(#[from] TopicError),
+    /// The embedded broker.
+    #[error("mqtt.url: {0}")]
+    Embedded(String),
+    /// The password file.
+    #[error("mqtt.password_file: {path}: {error}")]
+    Password {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The publisher.
+    #[error(transparent)]
+    Publisher(#[from] PublisherError),
+}
+
+/// First line of `run --json`: where to subscribe.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ready {
+    event: &'static str,
+    version: &'static str,
+    device: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<Address>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Address {
+    host: String,
+    port: u16,
+    prefix: String,
+}
+
+/// A running publisher and, perhaps, its own broker.
+pub struct Broker {
+    publisher: Option<Arc<PublisherHandle>>,
+    #[cfg(feature = "embedded-broker")]
+    embedded: Option<visualpath_mqtt::EmbeddedBroker>,
+    ready: Ready,
+}
+
+/// After the last acknowledgement the embedded broker still has to hand messages to subscribers;
+/// it can't be asked whether it has, so it gets this long before it goes with the process.
+const EMBEDDED_LINGER: Duration = Duration::from_millis(500);
+
+impl Broker {
+    /// Starts what `[mqtt]` asks for. A broker that is not there is no error: the publisher goes
+    /// on trying.
+    pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, BrokerStartError> {
+        let device = config.device_id().to_owned();
+        let mut this = Self {
+            publisher: None,
+            #[cfg(feature = "embedded-broker")]
+            embedded: None,
+            ready: Ready { event: "ready", version: env!("CARGO_PKG_VERSION"), device, mqtt: None },
+        };
+        let text = config.mqtt.url.as_deref().unwrap_or(OFF);
+        if text == OFF {
+            return Ok(this);
+        }
+        let mut url = parse_url(text)?;
+        if url.scheme == Scheme::Embedded {
+            url = this.embed(&url)?;
+        }
+        let topics = Topics::new(&config.mqtt.prefix, config.device_id())?;
+        let mut options = MqttOptions::new(url.clone(), topics);
+        options.username.clone_from(&config.mqtt.username);
+        if let Some(path) = &config.mqtt.password_file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| BrokerStartError::Password { path: path.display().to_string(), error })?;
+            options.password = text.lines().next().map(str::to_owned);
+        }
+        this.ready.mqtt =
+            Some(Address { host: url.host.clone(), port: url.port, prefix: config.mqtt.prefix.clone() });
+        this.publisher = Some(Arc::new(Publisher::start(options, clock)?));
+        Ok(this)
+    }
+
+    #[cfg(feature = "embedded-broker")]
+    fn embed(&mut self, url: &BrokerUrl) -> Result<BrokerUrl, BrokerStartError> {
+        let failed = |e: visualpath_mqtt::BrokerError| BrokerStartError::Embedded(e.to_string());
+        let Some(listen) = url.loopback() else {
+            return Err(BrokerStartError::Embedded(format!("{url} is not on loopback")));
+        };
+        let options = visualpath_mqtt::BrokerOptions { listen, allow_remote: false };
+        let broker = visualpath_mqtt::EmbeddedBroker::start(options).map_err(failed)?;
+        let url = broker.url();
+        self.embedded = Some(broker);
+        Ok(url)
+    }
+
+    #[cfg(not(feature = "embedded-broker"))]
+    #[expect(clippy::unused_self, reason = "the other build needs it")]
+    fn embed(&mut self, url: &BrokerUrl) -> Result<BrokerUrl, BrokerStartError> {
+        Err(BrokerStartError::Embedded(format!(
+            "{url}: this build has no embedded broker (feature `embedded-broker`); use mqtt://"
+        )))
+    }
+
+    /// The publisher, unless publishing is off.
+    pub fn publisher(&self) -> Option<Arc<PublisherHandle>> {
+        self.publisher.clone()
+    }
+
+    /// What `run --json` prints first.
+    pub fn ready(&self) -> Ready {
+        self.ready.clone()
+    }
+
+    /// Sets the retained `info`.
+    pub fn info(&self, info: &Info) {
+        if let Some(publisher) = &self.publisher
+            && let Err(e) = publisher.info(info)
+        {
+            tracing::warn!(error = %e, "info could not be published");
+        }
+    }
+
+    /// Sets the retained `health`.
+    pub fn health(&self, health: &Health) {
+        if let Some(publisher) = &self.publisher
+            && let Err(e) = publisher.health(health)
+        {
+            tracing::warn!(error = %e, "health could not be published");
+        }
+    }
+
+    /// Publishes what is left until the deadline. Gives the number of messages that stay
+    /// unacknowledged.
+    pub fn finish(self, deadline: Instant) -> u64 {
+        let Some(publisher) = &self.publisher else { return 0 };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A broker that was never there is not worth the whole deadline.
+        let patience = if publisher.connected() { left } else { left.min(Duration::from_secs(3)) };
+        let report = publisher.finish(patience);
+        if report.undelivered > 0 {
+            tracing::warn!(
+                undelivered = report.undelivered,
+                "messages were not acknowledged by the broker and, kept in memory only, are lost"
+            );
+        }
+        #[cfg(feature = "embedded-broker")]
+        if self.embedded.is_some() {
+            std::thread::sleep(EMBEDDED_LINGER);
+        }
+        report.undelivered
+    }
+}

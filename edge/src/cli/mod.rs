@@ -1,0 +1,298 @@
+//! The command line: verbs, logging, exit codes.
+
+mod check;
+mod extras;
+mod run;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{self, Diagnostic, LoadOptions, Loaded};
+use crate::exit::Exit;
+use crate::pipeline::StartError;
+
+/// Vision appliance for ARM camera boards.
+#[derive(Debug, Parser)]
+#[command(name = "visualpath", disable_version_flag = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the appliance: capture, extract, fuse, clip, publish. A file that ends prints a summary.
+    Run {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print one JSON document per event on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a config: keys, values, references, plugin settings and rules.
+    Validate {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Also load every model and let every extractor look at a test picture.
+        #[arg(long)]
+        plugins: bool,
+        /// Print the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The config's schema, a commented full config, or what is in force.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Plugins this program knows.
+    #[command(subcommand)]
+    Plugins(PluginsVerb),
+    /// Models this machine has.
+    #[command(subcommand)]
+    Models(ModelsVerb),
+    /// Measure: hand-off, overhead, the whole path; as ratios to floors measured in the same run.
+    Bench {
+        /// Which: handoff, overhead, pipeline. All if none is named.
+        names: Vec<String>,
+        /// The video of `pipeline`.
+        #[arg(long)]
+        video: Option<PathBuf>,
+        /// Rounds, in turns with the floors; the median counts.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// A command that runs the same loop in Python over the video given as its argument and
+        /// prints {"frames", "wall_s", "cpu_s", "rss_mb"}, as a peer.
+        #[arg(long)]
+        python_loop: Option<String>,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Version, commit, target, features and the inference runtimes found.
+    Version {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// The config. Default: ./visualpath.toml, else /etc/visualpath/visualpath.toml.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Use this source instead of the config's.
+    #[arg(long, value_name = "URI")]
+    source: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// JSON Schema of the config; with a name, of a message: trigger, clip, gap, info, health, summary.
+    Schema {
+        /// Of this message instead.
+        message: Option<String>,
+    },
+    /// A commented config with every key.
+    Default,
+    /// The keys in force, each with where it came from.
+    Show {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Defaults too.
+        #[arg(long)]
+        expanded: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginsVerb {
+    /// Every plugin with its version and origin.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run one plugin alone over a source and print its observations.
+    Test {
+        /// The plugin.
+        name: String,
+        /// The source.
+        #[arg(long, value_name = "URI")]
+        source: String,
+        /// A key of its config, e.g. `threshold=0.5`; TOML values. Can be repeated.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// Stop after this many frames.
+        #[arg(long)]
+        frames: Option<u64>,
+        /// One observation per line as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsVerb {
+    /// Every card found, with its licences.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every model file's size and sha256.
+    Verify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a model with every runtime found.
+    Bench {
+        /// The model. Default: every one found.
+        name: Option<String>,
+        /// Runs per runtime.
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The program.
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let code = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return if e.print().is_ok() { code } else { Exit::Failed };
+        }
+    };
+    start_log();
+    match cli.verb {
+        Verb::Run { config, json } => run::run(&config, json),
+        Verb::Validate { config, plugins, json } => check::validate(&config, plugins, json),
+        Verb::Config(ConfigVerb::Schema { message }) => check::schema(message.as_deref()),
+        Verb::Config(ConfigVerb::Default) => say(config::default_text().trim_end()),
+        Verb::Config(ConfigVerb::Show { config, expanded, json }) => check::show(&config, expanded, json),
+        Verb::Plugins(PluginsVerb::List { json }) => extras::plugins_list(json),
+        Verb::Plugins(PluginsVerb::Test { name, source, settings, frames, json }) => {
+            extras::plugins_test(&name, &source, &settings, frames, json)
+        }
+        Verb::Models(ModelsVerb::List { json }) => extras::models_list(false, json),
+        Verb::Models(ModelsVerb::Verify { json }) => extras::models_list(true, json),
+        Verb::Models(ModelsVerb::Bench { name, runs, json }) => {
+            extras::models_bench(name.as_deref(), runs, json)
+        }
+        Verb::Bench { names, video, rounds, python_loop, json } => {
+            let options = crate::bench::Options { names, video, rounds, python_loop };
+            match crate::bench::run(&options) {
+                Ok(benches) => benches
+                    .iter()
+                    .map(|b| if json { say_json(b) } else { say(&b.to_string()) })
+                    .find(|exit| *exit != Exit::Ok)
+                    .unwrap_or(Exit::Ok),
+                Err(e) => fail(Exit::Failed, &format!("{e:#}")),
+            }
+        }
+        Verb::Version { json } => {
+            let version = crate::version::version();
+            if json { say_json(&version) } else { say(&version.to_string()) }
+        }
+    }
+}
+
+/// Log to standard error; `VISUALPATH_LOG` is a filter like `info,visualpath_mqtt=debug`.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VISUALPATH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,rumqttd=warn,tract=warn,ort=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}
+
+/// Finds and loads the config; prints what is wrong with it.
+fn load_options(args: &ConfigArgs) -> Result<LoadOptions, Exit> {
+    let Some(path) = args.config.clone().or_else(config::find_default) else {
+        return Err(fail(
+            Exit::Config,
+            "no config: give one with -c FILE, or write ./visualpath.toml (start from `visualpath config default`)",
+        ));
+    };
+    let mut options = LoadOptions::new(path);
+    options.source_uri.clone_from(&args.source);
+    Ok(options)
+}
+
+/// Prints findings to standard error, one a line.
+fn complain(findings: &[Diagnostic]) {
+    for finding in findings {
+        complain_line(&finding.to_string());
+    }
+}
+
+fn complain_line(line: &str) {
+    let mut stderr = std::io::stderr().lock();
+    // Nobody left to tell.
+    drop(writeln!(stderr, "{line}"));
+}
+
+/// Prints an error and gives the exit code back.
+fn fail(exit: Exit, message: &str) -> Exit {
+    complain_line(&format!("visualpath: {message}"));
+    exit
+}
+
+/// A start error at the place in the config it belongs to.
+fn refuse(loaded: Option<&Loaded>, error: &StartError) -> Exit {
+    match error {
+        StartError::Config(wrong) => {
+            for (key, message) in wrong {
+                match loaded {
+                    Some(loaded) => complain(&[loaded.error_at(key, message.clone())]),
+                    None => complain_line(&format!("{key}: {message}")),
+                }
+            }
+            Exit::Config
+        }
+        other => fail(exit_of(other), &other.to_string()),
+    }
+}
+
+fn exit_of(error: &StartError) -> Exit {
+    match error {
+        StartError::Config(_) => Exit::Config,
+        StartError::Plugin { .. } | StartError::WarmUp { .. } => Exit::Plugin,
+        StartError::Source { .. } => Exit::Source,
+        StartError::Broker(_) => Exit::Broker,
+        StartError::Pool { .. }
+        | StartError::StateDir { .. }
+        | StartError::Evidence(_)
+        | StartError::Thread(_) => Exit::Failed,
+    }
+}
+
+/// Prints a text on standard output. A closed pipe (`| head`) is no error.
+fn say(text: &str) -> Exit {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(e) => fail(Exit::Failed, &format!("standard output: {e}")),
+    }
+}
+
+fn say_json(document: &impl Serialize) -> Exit {
+    match serde_json::to_string(document) {
+        Ok(json) => say(&json),
+        Err(e) => fail(Exit::Failed, &format!("the answer can't be written as JSON: {e}")),
+    }
+}

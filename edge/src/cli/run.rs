@@ -1,0 +1,86 @@
+//! `visualpath run`.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use visualpath_media::source::StopFlag;
+
+use super::{ConfigArgs, complain, fail, load_options, refuse};
+use crate::builtin;
+use crate::config::{self, Start};
+use crate::exit::Exit;
+use crate::pipeline::out::Print;
+use crate::pipeline::{Pipeline, problem};
+
+pub fn run(args: &ConfigArgs, json: bool) -> Exit {
+    let options = match load_options(args) {
+        Ok(options) => options,
+        Err(exit) => return exit,
+    };
+    let (loaded, broken) = match config::load_or_last_good(&options) {
+        Ok(Start::Asked(loaded)) => (loaded, None),
+        Ok(Start::LastGood { loaded, file, broken }) => {
+            complain(&broken);
+            let detail = format!("{} is broken; running the last good config {}", options.path.display(), file.display());
+            tracing::error!("{detail}");
+            (*loaded, Some(detail))
+        }
+        Err(findings) => {
+            complain(&findings);
+            return Exit::Config;
+        }
+    };
+    complain(&loaded.warnings);
+    let registry = match builtin::registry() {
+        Ok(registry) => registry,
+        Err(e) => return fail(Exit::Plugin, &e.to_string()),
+    };
+    let print = if json { Print::Json } else { Print::Text };
+    let mut pipeline = Pipeline::new(loaded.config.clone(), registry).print(print);
+    if let Some(detail) = broken {
+        let advice = "correct the config (`visualpath validate`) and restart";
+        pipeline = pipeline.problem(problem("config_invalid", &options.path.display().to_string(), &detail, advice));
+    } else {
+        let (options, kept) = (options.clone(), loaded.clone());
+        pipeline = pipeline.on_started(Box::new(move || {
+            if let Err(e) = config::save_last_good(&options, &kept) {
+                tracing::warn!(error = %e, "this config can't be kept as the last good one");
+            }
+        }));
+    }
+    let signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(e) => return fail(Exit::Failed, &format!("signal handlers: {e}")),
+    };
+    let handle = signals.handle();
+    let watcher = watch(signals, pipeline.stop_flag());
+    let result = pipeline.run();
+    handle.close();
+    if let Ok(watcher) = watcher
+        && watcher.join().is_err()
+    {
+        tracing::error!("the signal thread panicked");
+    }
+    match result {
+        Err(e) => refuse(Some(&loaded), &e),
+        Ok(report) => match &report.error {
+            Some(e) => refuse(Some(&loaded), e),
+            None => Exit::Ok,
+        },
+    }
+}
+
+/// The first SIGTERM or SIGINT stops gracefully, the second at once.
+fn watch(mut signals: Signals, stop: StopFlag) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut seen = false;
+        for signal in signals.forever() {
+            if seen {
+                tracing::warn!(signal, "second signal: stopping at once");
+                std::process::exit(128 + signal);
+            }
+            seen = true;
+            tracing::info!(signal, "stopping; a second signal stops at once");
+            stop.stop();
+        }
+    })
+}

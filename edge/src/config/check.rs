@@ -1,0 +1,653 @@
+//! Checks for sense: what types and bounds can't say.
+//!
+//! Works on the config that is left after [`super::conform`] cut out the faulty parts, and on the
+//! whole tree for names: a reference to an extractor that is there but wrong is not a fault of its
+//! own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use visualpath_core::{Name, TriggerKind, Zone, ZoneError, nearest};
+
+use super::conform::names;
+use super::diagnostic::Diagnostic;
+use super::model::{
+    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceFormat,
+};
+use super::schema::{property, schema};
+use super::tree::{Node, Origin, Step, Value, join, parse_path};
+
+/// Least that `timeout_ms = "auto"` gives.
+const AUTO_TIMEOUT_MIN_MS: u64 = 1000;
+
+/// Fusion plugins linked into this build.
+const FUSIONS: [&str; 1] = ["rules"];
+
+/// Findings about `config`, read from `tree`.
+pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
+    let mut check = Check {
+        config,
+        tree,
+        out,
+        dangling: BTreeSet::new(),
+    };
+    check.schema_given();
+    check.required_sections();
+    check.sources();
+    check.extractors();
+    check.zones();
+    check.paths();
+    check.fusions();
+    check.mqtt();
+    check.unused();
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    tree: &'a Node,
+    out: &'a mut Vec<Diagnostic>,
+    /// Sections that something refers to by a name they have not; what is unused in them may be
+    /// what was meant.
+    dangling: BTreeSet<&'static str>,
+}
+
+impl Check<'_> {
+    fn origin(&self, key: &str) -> Origin {
+        self.tree.origin_of(&parse_path(key)).clone()
+    }
+
+    /// Where the key itself stands, for findings about a whole entry.
+    fn key_origin(&self, section: &str, name: &str) -> Origin {
+        self.tree
+            .get(section)
+            .and_then(Node::as_table)
+            .and_then(|t| t.get(name))
+            .map_or_else(|| self.tree.origin.clone(), |entry| entry.key.clone())
+    }
+
+    fn is_set(&self, key: &str) -> bool {
+        self.tree.at(&parse_path(key)).is_some()
+    }
+
+    fn error(&mut self, key: impl Into<String>, message: impl Into<String>) -> &mut Diagnostic {
+        let key = key.into();
+        let origin = self.origin(&key);
+        self.push(Diagnostic::error(&origin, key, message))
+    }
+
+    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) -> &mut Diagnostic {
+        let key = key.into();
+        let origin = self.origin(&key);
+        self.push(Diagnostic::warning(&origin, key, message))
+    }
+
+    fn push(&mut self, found: Diagnostic) -> &mut Diagnostic {
+        self.out.push(found);
+        let last = self.out.len() - 1;
+        &mut self.out[last]
+    }
+
+    /// Checks a reference at `key` to `name` in `section`.
+    fn refers(&mut self, key: &str, section: &'static str, name: &Name) {
+        let known = names(self.tree, section);
+        // That there is nothing at all to refer to is told once, for the section.
+        if known.is_empty() || known.contains(&name.as_str()) {
+            return;
+        }
+        self.dangling.insert(section);
+        let near = nearest(name.as_str(), known.iter().copied());
+        let origin = self.origin(key);
+        let mut found = Diagnostic::error(&origin, key, format!("there is no {section} `{name}`"));
+        found = if near.is_empty() {
+            found.hint(format!("there is: {}", known.join(", ")))
+        } else {
+            found.did_you_mean(&near)
+        };
+        self.push(found);
+    }
+
+    /// Warns of what no path uses.
+    fn unused(&mut self) {
+        let config = self.config;
+        // Paths that were cut out may use anything.
+        if config.path.is_empty() || config.path.len() != names(self.tree, "path").len() {
+            return;
+        }
+        let paths = || config.path.values();
+        let used: [(&'static str, BTreeSet<&str>, &str); 3] = [
+            (
+                "source",
+                paths()
+                    .flat_map(|p| p.source.as_slice())
+                    .map(Name::as_str)
+                    .collect(),
+                "name it as the `source` of a path, or remove it",
+            ),
+            (
+                "extractor",
+                paths().flat_map(|p| config.extractors_of(p)).collect(),
+                "add it to the `extractors` of a path, or remove it",
+            ),
+            (
+                "fusion",
+                paths().map(|p| p.fusion.as_str()).collect(),
+                "name it as the `fusion` of a path, or remove it",
+            ),
+        ];
+        for (section, used, hint) in used {
+            if self.dangling.contains(section) {
+                continue;
+            }
+            for name in names(self.tree, section) {
+                if Name::new(name).is_ok() && !used.contains(name) {
+                    let origin = self.key_origin(section, name);
+                    let key = join(section, name);
+                    let found = Diagnostic::warning(&origin, key, "is in no path and never runs");
+                    self.push(found.hint(hint));
+                }
+            }
+        }
+    }
+
+    fn schema_given(&mut self) {
+        if !self.is_set("schema") {
+            self.warning("schema", "missing: taken as 1").hint =
+                Some("add `schema = 1` at the top".to_owned());
+        }
+    }
+
+    fn required_sections(&mut self) {
+        let example = [
+            ("source", "[source.cam0]\nuri = \"video.mp4\""),
+            (
+                "extractor",
+                "[extractor.person]\nplugin = \"object\"\n[extractor.person.config]\nmodel = \"ssd-oidv4\"\nclasses = [\"person\"]",
+            ),
+            (
+                "path",
+                "[path.entrance]\nsource = \"cam0\"\nextractors = [\"person\"]\nfusion = \"visitor\"",
+            ),
+            (
+                "fusion",
+                "[fusion.visitor]\nplugin = \"rules\"\n[[fusion.visitor.config.rule]]\nlabel = \"visitor\"\nwhen = \"person.count >= 1\"",
+            ),
+        ];
+        for (section, example) in example {
+            // A section that is not a table was reported before.
+            let present = match self.tree.get(section) {
+                Some(node) => node.as_table().is_none_or(|t| !t.is_empty()),
+                None => false,
+            };
+            // Nor is one whose name is misspelt; that is told as an unknown key.
+            let unknown = names(self.tree, "")
+                .into_iter()
+                .filter(|key| property(schema(), key, None).is_none());
+            if !present && nearest(section, unknown).is_empty() {
+                let what = match section {
+                    "fusion" => "fusion with a rule",
+                    section => section,
+                };
+                self.error(section, format!("expected at least one {what}, got none"))
+                    .hint = Some(format!("for example:\n{example}"));
+            }
+        }
+    }
+
+    fn sources(&mut self) {
+        let config = self.config;
+        let mut origins: Vec<(Origin, &str)> = names(self.tree, "source")
+            .into_iter()
+            .map(|name| (self.key_origin("source", name), name))
+            .collect();
+        origins.sort_by_key(|(origin, _)| origin.place());
+        if let Some((origin, name)) = origins.get(1) {
+            let message = format!(
+                "more than one source is not in this build yet (there are {})",
+                origins.len()
+            );
+            let found = Diagnostic::error(origin, join("source", name), message)
+                .hint("run one appliance per source, each with its own state_dir");
+            self.push(found);
+        }
+        for (name, source) in &config.source {
+            let key = |k: &str| format!("source.{name}.{k}");
+            if source.uri.trim().is_empty() {
+                self.error(key("uri"), "expected a file or device, got \"\"");
+                continue;
+            }
+            if let Some(scheme) = unknown_scheme(&source.uri) {
+                self.error(
+                    key("uri"),
+                    format!("`{scheme}` is not a kind of source: expected a file, /dev/…, rtsp://, exec:, camera: or synthetic:"),
+                );
+                continue;
+            }
+            if is_file(&source.uri) {
+                for k in ["width", "height"] {
+                    if self.is_set(&key(k)) {
+                        self.warning(key(k), "has no effect on a file: it has its own size");
+                    }
+                }
+                if source.format != SourceFormat::Auto {
+                    self.warning(
+                        key("format"),
+                        "has no effect on a file: it has its own format",
+                    );
+                }
+            }
+        }
+    }
+
+    fn extractors(&mut self) {
+        let config = self.config;
+        for (name, extractor) in &config.extractor {
+            let key = |k: &str| format!("extractor.{name}.{k}");
+            for (index, dep) in extractor.depends.iter().enumerate() {
+                let at = format!("extractor.{name}.depends[{index}]");
+                self.refers(&at, "extractor", dep);
+            }
+            if let Some(circle) = circle_from(config, name) {
+                self.error(key("depends"), format!("depends on itself: {circle}"));
+            }
+            self.drop_policy(name, extractor);
+            self.timeout(name, extractor);
+        }
+    }
+
+    fn drop_policy(&mut self, name: &Name, extractor: &ExtractorConfig) {
+        let Some((source_name, source)) = self.config.source_of(name.as_str()) else {
+            return;
+        };
+        let key = format!("extractor.{name}.drop");
+        match (extractor.drop, source.realtime) {
+            (Some(DropPolicy::None), true) => {
+                self.error(
+                    key,
+                    format!("`none` would make the camera wait: source `{source_name}` has realtime = true"),
+                )
+                .hint = Some(format!(
+                    "use `oldest`, or set realtime = false in [source.{source_name}] if it is a file"
+                ));
+            }
+            (Some(DropPolicy::Oldest), false) => {
+                self.warning(
+                    key,
+                    format!("results will depend on this machine's speed: source `{source_name}` has realtime = false"),
+                )
+                .hint = Some("`none`, the default here, looks at every frame".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn timeout(&mut self, name: &Name, extractor: &ExtractorConfig) {
+        let inline =
+            extractor.isolation.unwrap_or(self.config.isolation.default) == Isolation::Inline;
+        if inline && matches!(extractor.timeout_ms, Auto::Value(_)) {
+            self.warning(
+                format!("extractor.{name}.timeout_ms"),
+                "an inline extractor can't be timed out",
+            )
+            .hint = Some("use isolation = \"thread\", or remove it".to_owned());
+        }
+        if let Auto::Value(timeout) = extractor.timeout_ms
+            && timeout > extractor.hang_ms
+        {
+            self.warning(
+                format!("extractor.{name}.timeout_ms"),
+                format!(
+                    "{timeout} is longer than hang_ms ({}): it would be taken for hung first",
+                    extractor.hang_ms
+                ),
+            );
+        }
+    }
+
+    fn zones(&mut self) {
+        let config = self.config;
+        for (name, zone) in &config.zone {
+            self.refers(&format!("zone.{name}.source"), "source", &zone.source);
+            let key = format!("zone.{name}.polygon");
+            if let Err(fault) = Zone::new(name.clone(), zone.polygon.clone(), zone.anchor) {
+                let key = match &fault {
+                    ZoneError::Corner { index, .. } => format!("{key}[{index}]"),
+                    ZoneError::Corners(_) | ZoneError::Flat => key,
+                };
+                self.error(key, fault.to_string());
+            }
+        }
+    }
+
+    fn paths(&mut self) {
+        let config = self.config;
+        for (name, path) in &config.path {
+            let key = |k: &str| format!("path.{name}.{k}");
+            let sources = path.source.as_slice();
+            for (index, source) in sources.iter().enumerate() {
+                let at = format!("path.{name}.source[{index}]");
+                let at = if self.is_set(&at) { at } else { key("source") };
+                self.refers(&at, "source", source);
+            }
+            if sources.len() > 1 {
+                self.error(
+                    key("source"),
+                    "several sources of one path are not in this build yet",
+                );
+            }
+            let mut seen = BTreeSet::new();
+            for (index, extractor) in path.extractors.iter().enumerate() {
+                let at = format!("path.{name}.extractors[{index}]");
+                self.refers(&at, "extractor", extractor);
+                if !seen.insert(extractor) {
+                    self.error(at, format!("`{extractor}` is listed twice"));
+                }
+            }
+            self.refers(&key("fusion"), "fusion", &path.fusion);
+            self.window(name, path);
+        }
+    }
+
+    fn window(&mut self, name: &Name, path: &PathConfig) {
+        let Auto::Value(window) = path.window_ms else {
+            return;
+        };
+        let longest = path
+            .extractors
+            .iter()
+            .map(|e| {
+                let chain = chain_ms(self.config, e.as_str(), &mut BTreeMap::new());
+                (chain, e)
+            })
+            .max();
+        if let Some((chain, extractor)) = longest
+            && window < chain
+        {
+            self.warning(
+                format!("path.{name}.window_ms"),
+                format!("{window} is smaller than the time-outs of `{extractor}` and what it depends on ({chain} or more): late observations will miss their frame"),
+            )
+            .hint = Some("\"auto\" waits as long as the time-outs allow".to_owned());
+        }
+    }
+
+    fn fusions(&mut self) {
+        let config = self.config;
+        for (name, fusion) in &config.fusion {
+            let Some(rules) = fusion.rules() else {
+                let near = nearest(&fusion.plugin, FUSIONS);
+                let key = format!("fusion.{name}.plugin");
+                let origin = self.origin(&key);
+                let message = format!("there is no fusion plugin `{}`", fusion.plugin);
+                let mut found = Diagnostic::error(&origin, key, message).did_you_mean(&near);
+                if near.is_empty() {
+                    found = found.hint(format!("there is: {}", FUSIONS.join(", ")));
+                }
+                self.push(found);
+                continue;
+            };
+            let list = [
+                Step::Key("fusion".into()),
+                Step::Key(name.to_string()),
+                Step::Key("config".into()),
+                Step::Key("rule".into()),
+            ];
+            let empty = match self.tree.at(&list).map(|n| &n.value) {
+                None => true,
+                Some(Value::Array(items)) => items.is_empty(),
+                Some(_) => false,
+            };
+            if empty {
+                self.error(
+                    format!("fusion.{name}.config.rule"),
+                    "expected at least one rule, got none",
+                )
+                .hint = Some(format!(
+                    "for example:\n[[fusion.{name}.config.rule]]\nlabel = \"visitor\"\nwhen = \"person.count >= 1\"\nfor_ms = 700\npre_s = 3.0"
+                ));
+            }
+            let mut labels = BTreeSet::new();
+            for (index, rule) in rules.rule.iter().enumerate() {
+                let key = |k: &str| format!("fusion.{name}.config.rule[{index}].{k}");
+                if !labels.insert(&rule.label) {
+                    self.error(
+                        key("label"),
+                        format!("`{}` labels an earlier rule too", rule.label),
+                    )
+                    .hint = Some(
+                        "give each rule of a fusion its own: topics and states are named after it"
+                            .to_owned(),
+                    );
+                }
+                if rule.when.trim().is_empty() {
+                    self.error(key("when"), "expected a condition, got \"\"")
+                        .hint = Some("for example \"person.count >= 1\"".to_owned());
+                }
+                if rule.score.as_ref().is_some_and(|s| s.trim().is_empty()) {
+                    self.error(
+                        key("score"),
+                        "expected a number or a CEL expression, got \"\"",
+                    );
+                }
+                let range_s = rule.max_s * 1000.0;
+                #[expect(clippy::cast_precision_loss, reason = "at most a day in ms")]
+                if rule.kind == TriggerKind::Range && rule.for_ms as f64 > range_s {
+                    self.warning(
+                        key("max_s"),
+                        format!(
+                            "a range is split after {} s but fires only after for_ms = {}",
+                            rule.max_s, rule.for_ms
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    fn mqtt(&mut self) {
+        let mqtt = &self.config.mqtt;
+        if let Some(url) = &mqtt.url
+            && let Err(message) = check_mqtt_url(url)
+        {
+            self.error("mqtt.url", message);
+        }
+        if mqtt.url.is_none() && self.tree.get("mqtt").is_some() && !self.is_set("mqtt.url") {
+            self.warning("mqtt", "nothing is published without `url`")
+                .hint = Some("add `url = \"mqtt://127.0.0.1:1883\"`".to_owned());
+        }
+        let prefix = &mqtt.prefix;
+        let bad = prefix.is_empty()
+            || prefix.starts_with(['/', '$'])
+            || prefix.ends_with('/')
+            || prefix.len() > 200
+            || prefix.contains(['+', '#'])
+            || prefix.chars().any(|c| c.is_control() || c.is_whitespace());
+        if bad {
+            self.error(
+                "mqtt.prefix",
+                format!("{prefix:?} can't begin a topic: expected text without +, #, spaces, a leading / or $, or a trailing /"),
+            );
+        }
+        if mqtt.password_file.is_some() && mqtt.username.is_none() {
+            self.error("mqtt.password_file", "a password needs a user name")
+                .hint = Some("add `username`".to_owned());
+        }
+    }
+}
+
+/// The circle of `depends` that leads from `start` back to it, told once: from its first name.
+fn circle_from(config: &Config, start: &Name) -> Option<String> {
+    fn search<'a>(
+        config: &'a Config,
+        at: &Name,
+        start: &Name,
+        seen: &mut BTreeSet<&'a Name>,
+        way: &mut Vec<&'a Name>,
+    ) -> bool {
+        let Some(extractor) = config.extractor.get(at) else {
+            return false;
+        };
+        extractor.depends.iter().any(|dep| {
+            if dep == start {
+                return true;
+            }
+            // Circles that hold an earlier name are told from there.
+            if dep < start || !seen.insert(dep) {
+                return false;
+            }
+            way.push(dep);
+            let found = search(config, dep, start, seen, way);
+            if !found {
+                way.pop();
+            }
+            found
+        })
+    }
+    let mut way = Vec::new();
+    search(config, start, start, &mut BTreeSet::new(), &mut way).then(|| {
+        let names: Vec<&str> = std::iter::once(start)
+            .chain(way)
+            .chain(std::iter::once(start))
+            .map(Name::as_str)
+            .collect();
+        names.join(" → ")
+    })
+}
+
+/// The least the time-outs of an extractor and all before it add up to, milliseconds. `known`
+/// holds what was found before, and 0 for those on the way (a circle is reported elsewhere).
+fn chain_ms<'a>(config: &'a Config, name: &'a str, known: &mut BTreeMap<&'a str, u64>) -> u64 {
+    if let Some(ms) = known.get(name) {
+        return *ms;
+    }
+    let Some(extractor) = config.extractor.get(name) else {
+        return 0;
+    };
+    known.insert(name, 0);
+    let inline = extractor.isolation.unwrap_or(config.isolation.default) == Isolation::Inline;
+    let own = match extractor.timeout_ms {
+        _ if inline => 0,
+        Auto::Value(ms) => ms,
+        Auto::Auto => AUTO_TIMEOUT_MIN_MS,
+    };
+    let before = extractor
+        .depends
+        .iter()
+        .map(|dep| chain_ms(config, dep.as_str(), known))
+        .max()
+        .unwrap_or(0);
+    let sum = own.saturating_add(before);
+    known.insert(name, sum);
+    sum
+}
+
+/// Whether a source's URI is a path of a file.
+fn is_file(uri: &str) -> bool {
+    let other = [
+        "/dev/",
+        "rtsp://",
+        "rtsps://",
+        "exec:",
+        "camera:",
+        "synthetic:",
+    ];
+    !other.iter().any(|start| uri.starts_with(start))
+}
+
+/// The `scheme://` of a URI that is no source.
+fn unknown_scheme(uri: &str) -> Option<&str> {
+    let (scheme, _) = uri.split_once("://")?;
+    let form = scheme
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || c == b'+')
+        && !scheme.is_empty();
+    (form && is_file(uri)).then(|| &uri[..scheme.len() + 3])
+}
+
+/// Checks `scheme://host:port`.
+fn check_mqtt_url(url: &str) -> Result<(), String> {
+    const SCHEMES: [&str; 3] = ["mqtt", "mqtts", "embedded"];
+    let form = "expected mqtt://host:port, mqtts://host:port or embedded://address:port";
+    let (scheme, rest) = url
+        .split_once("://")
+        .ok_or_else(|| format!("{form}, got {url:?}"))?;
+    if !SCHEMES.contains(&scheme) {
+        let near = nearest(scheme, SCHEMES);
+        let hint = near
+            .first()
+            .map(|n| format!("; did you mean `{n}://`?"))
+            .unwrap_or_default();
+        return Err(format!("{form}, got `{scheme}://`{hint}"));
+    }
+    if rest.contains('@') {
+        // Not quoted: what stands there is a secret.
+        return Err(
+            "a user name or password in the URL: write them as mqtt.username and mqtt.password_file"
+                .to_owned(),
+        );
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let good_host = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        }
+    };
+    if !good_host {
+        return Err(format!("{form}, got the host {host:?}"));
+    }
+    let good_port = match port {
+        None => true,
+        // An embedded broker may take any free port.
+        Some("0") => scheme == "embedded",
+        Some(port) => port.parse::<u16>().is_ok_and(|p| p > 0),
+    };
+    if !good_port {
+        return Err(format!(
+            "expected a port from 1 to 65535, got {:?}",
+            port.unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_urls_are_told_apart() {
+        for good in [
+            "mqtt://127.0.0.1:1883",
+            "mqtt://broker",
+            "mqtts://broker.example:8883",
+            "embedded://127.0.0.1:0",
+            "mqtt://[::1]:1883",
+            "mqtt://[::1]",
+        ] {
+            assert_eq!(check_mqtt_url(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "mqtt",
+            "mqtt://",
+            "mqtt://:1883",
+            "http://b",
+            "mqtt://b:0",
+            "mqtt://b:70000",
+            "mqtt://b:x",
+            "mqtt://b/x",
+            "mqtt://[::1",
+            "mqtt://a b",
+        ] {
+            assert!(check_mqtt_url(bad).is_err(), "{bad}");
+        }
+        let secret = check_mqtt_url("mqtt://u:hunter2@b").unwrap_err();
+        assert!(!secret.contains("hunter2"));
+    }
+}

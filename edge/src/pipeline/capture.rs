@@ -1,0 +1,137 @@
+//! The capture thread of one source: frames to the path thread and to the evidence lane.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use visualpath_frames::{Frame, FramePool, Holder, PoolError};
+use visualpath_media::clip::{EvidenceLane, Offered};
+use visualpath_media::source::{
+    EndInfo, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
+};
+use visualpath_platform::Captured;
+
+/// Counters of one source, readable while it runs.
+#[derive(Debug, Default)]
+pub struct CaptureStats {
+    /// Frames captured.
+    pub frames: AtomicU64,
+    /// Frames that the path thread was too busy to take over (a slow inline extractor).
+    pub path_busy: AtomicU64,
+    /// Pictures lost because no slot was free.
+    pub pool_exhausted: AtomicU64,
+    /// Pictures that could not be decoded.
+    pub undecodable: AtomicU64,
+    /// Frames that the encoder was too busy to take.
+    pub encoder_busy: AtomicU64,
+}
+
+/// How a source ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The file is at its end.
+    End(EndInfo),
+    /// As asked.
+    Stopped,
+    /// With an error, after every good frame.
+    Failed(SourceError),
+    /// The pool for a new format could not be made.
+    NoPool(PoolError),
+}
+
+/// Everything the capture thread owns.
+pub struct Capture {
+    /// Where frames come from.
+    pub source: Box<dyn Source>,
+    /// Makes a pool for a format; called again when the format changes.
+    pub make_pool: Box<dyn FnMut(&SourceInfo) -> Result<FramePool, PoolError> + Send>,
+    /// The path thread's inbox.
+    pub to_path: Sender<Captured>,
+    /// The evidence lane, if any rule wants clips.
+    pub evidence: Option<Arc<EvidenceLane>>,
+    /// Whether frames come at their own pace: then capture never waits for anybody.
+    pub realtime: bool,
+    /// Says when to stop.
+    pub stop: StopFlag,
+    /// Counters.
+    pub stats: Arc<CaptureStats>,
+}
+
+/// How often a waiting capture thread looks at the stop flag.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl Capture {
+    /// Captures until the source ends or the stop flag is set, and tells both lanes.
+    pub fn run(mut self, mut pool: FramePool) -> Ended {
+        let mut encoder = pool.holder("encoder");
+        let ended = loop {
+            match self.source.next(&pool, &self.stop) {
+                Ok(SourceEvent::Frame(frame)) => self.frame(frame, encoder),
+                Ok(SourceEvent::Gap(gap)) => {
+                    let counter = match gap.cause {
+                        GapCause::PoolExhausted => {
+                            tracing::warn!(lost = gap.lost, holders = pool.held_by(), "no free slot: frames dropped");
+                            &self.stats.pool_exhausted
+                        }
+                        GapCause::Undecodable => &self.stats.undecodable,
+                    };
+                    counter.fetch_add(gap.lost, Ordering::Relaxed);
+                    if let Some(evidence) = &self.evidence {
+                        evidence.gap(gap.from_ns, gap.to_ns, gap.lost);
+                    }
+                    self.send(Captured::Gap { from_ns: gap.from_ns, to_ns: gap.to_ns });
+                }
+                Ok(SourceEvent::Wrapped) => tracing::debug!("the file starts again"),
+                Ok(SourceEvent::NewFormat(info)) => match (self.make_pool)(&info) {
+                    Ok(new) => {
+                        encoder = new.holder("encoder");
+                        pool = new;
+                    }
+                    Err(e) => break Ended::NoPool(e),
+                },
+                Ok(SourceEvent::End(info)) => break Ended::End(info),
+                Ok(SourceEvent::Stopped) => break Ended::Stopped,
+                Err(e) => break Ended::Failed(e),
+            }
+        };
+        self.send(Captured::End { stopping: matches!(ended, Ended::Stopped) });
+        ended
+    }
+
+    fn frame(&self, frame: Frame, encoder: Holder) {
+        self.stats.frames.fetch_add(1, Ordering::Relaxed);
+        if let Some(evidence) = &self.evidence {
+            // The lane reports what it could not take as a gap of the clips concerned.
+            if evidence.offer(frame.lease(encoder)) == Offered::Lost {
+                self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if self.realtime {
+            match self.to_path.try_send(Captured::Frame(frame)) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) => {
+                    self.stats.path_busy.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        } else {
+            self.send(Captured::Frame(frame));
+        }
+    }
+
+    /// Hands over, waiting for room. The end and gaps are worth waiting for also when live: the
+    /// path thread empties its inbox within one inline extraction.
+    fn send(&self, mut item: Captured) {
+        loop {
+            match self.to_path.send_timeout(item, PATIENCE) {
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+                Err(SendTimeoutError::Timeout(back)) => {
+                    if self.stop.is_set() && matches!(back, Captured::Frame(_)) {
+                        return;
+                    }
+                    item = back;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The events thread: triggers become messages, and only then is anybody told.
+//!
+//! ```text
+//! path thread ─ Fired ─▶ outbox (id, seq) ─▶ run --json, on_trigger ─▶ clip request
+//! clip thread ─ Clip  ─▶ outbox           ─▶ run --json
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use visualpath_core::{ModelUse, Name, Phase, Trigger};
+use visualpath_media::clip::{ClipResult, ClipState as Cut, EvidenceLane};
+use visualpath_mqtt::payload::{ClipCounts, ClipGap, Latency, TriggerContext};
+use visualpath_mqtt::{ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload};
+use visualpath_platform::Times;
+
+use super::evidence::clip_request;
+use super::out::Out;
+use super::wall::WallClock;
+
+/// What reaches the events thread.
+pub enum Event {
+    /// A rule fired.
+    Fired {
+        /// Index of the path.
+        path: usize,
+        /// What its fusion said.
+        trigger: Box<Trigger>,
+        /// When the frame passed the path thread.
+        times: Times,
+        /// Nanoseconds in the slowest extractor of that frame.
+        extract_ns: i64,
+    },
+    /// A label went ON or OFF.
+    State {
+        /// Index of the path.
+        path: usize,
+        /// The label.
+        label: Name,
+        /// ON.
+        on: bool,
+    },
+    /// An extractor went on Hold.
+    Held {
+        /// Which.
+        extractor: Name,
+        /// Why.
+        why: String,
+    },
+    /// A clip is finished, or has failed.
+    Clip(Box<ClipResult>),
+    /// Everything sent before has been taken care of once this sender is dropped.
+    Flush(Sender<()>),
+    /// Nothing follows.
+    End,
+}
+
+/// What the events thread knows of a path.
+pub struct PathInfo {
+    /// Its name.
+    pub name: Name,
+    /// Its source.
+    pub source: Name,
+    /// The models its extractors use.
+    pub models: Vec<ModelUse>,
+}
+
+/// What came of all events.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Triggers fired. A RANGE counts once, when it starts.
+    pub triggers: u64,
+    /// Clips by what became of them.
+    pub clips: ClipCounts,
+    /// Events the outbox refused.
+    pub refused: u64,
+}
+
+/// Called with every trigger once it is in the outbox.
+pub type OnTrigger = Box<dyn FnMut(&TriggerPayload) + Send>;
+
+/// The state of the events thread.
+pub struct Events {
+    /// Where messages go.
+    pub out: Out,
+    /// The paths, by index.
+    pub paths: Vec<PathInfo>,
+    /// Cuts clips.
+    pub evidence: Option<Arc<EvidenceLane>>,
+    /// Turns source time into wall time.
+    pub wall: WallClock,
+    /// The device's id.
+    pub device: String,
+    /// This boot's id.
+    pub boot_id: String,
+    /// The app's subscriber.
+    pub on_trigger: Option<OnTrigger>,
+    /// RANGEs that have started, by path and label.
+    pub open: HashMap<(usize, Name), OpenRange>,
+    /// Clips asked for, by id, with the trigger they belong to.
+    pub asked: HashMap<String, (usize, TriggerBody)>,
+    /// Totals.
+    pub counts: Counts,
+}
+
+/// A RANGE between its two messages.
+pub struct OpenRange {
+    trigger_id: String,
+    clip_id: Option<String>,
+}
+
+impl Events {
+    /// Takes events until [`Event::End`], or until every sender is gone.
+    pub fn run(mut self, events: &Receiver<Event>) -> Self {
+        for event in events {
+            match event {
+                Event::Fired { path, trigger, times, extract_ns } => {
+                    self.fired(path, &trigger, times, extract_ns);
+                }
+                Event::State { path, label, on } => {
+                    let name = &self.paths[path].name;
+                    self.out.state(name, &label, on);
+                }
+                Event::Held { extractor, why } => {
+                    tracing::debug!(%extractor, why, "on Hold");
+                    let source = self.paths.first().map(|p| p.source.clone());
+                    if let Some(source) = source {
+                        self.out.extractor_status(&source, &extractor, ExtractorStatus::Held);
+                    }
+                }
+                Event::Clip(result) => self.clip(*result),
+                Event::Flush(done) => drop(done),
+                Event::End => break,
+            }
+        }
+        self
+    }
+
+    fn fired(&mut self, index: usize, trigger: &Trigger, times: Times, extract_ns: i64) {
+        let path = &self.paths[index];
+        let key = (index, trigger.label.clone());
+        let ends = matches!(trigger.phase, Phase::End { .. });
+        let open = if ends { self.open.remove(&key) } else { None };
+        let clip_id = match &open {
+            Some(open) => open.clip_id.clone(),
+            None => (trigger.clip && !ends).then(new_id),
+        };
+        let body = TriggerBody::new(
+            trigger,
+            TriggerContext {
+                device: &self.device,
+                boot_id: &self.boot_id,
+                path: &path.name,
+                source: &path.source,
+                time: self.wall.at(trigger.t_ns).to_string(),
+                clock: self.wall.quality(),
+                clip_id: clip_id.clone(),
+                trigger_id: open.as_ref().map(|o| o.trigger_id.clone()),
+                models: &path.models,
+                latency_ms: latency(times, extract_ns),
+            },
+        );
+        let payload = match self.out.trigger(&path.name, body) {
+            Ok(payload) => payload,
+            Err(e) => {
+                // Nothing may be told about an event that is not kept.
+                tracing::error!(path = %path.name, label = %trigger.label, error = %e, "trigger lost: the outbox refused it");
+                self.counts.refused += 1;
+                return;
+            }
+        };
+        self.counts.triggers += u64::from(!ends);
+        self.out.print(&Line::Trigger(payload.clone()));
+        if let Some(told) = &mut self.on_trigger {
+            told(&payload);
+        }
+        match (trigger.phase.clone(), clip_id) {
+            (Phase::End { .. }, Some(id)) => {
+                if let Some(evidence) = &self.evidence {
+                    evidence.set_end(&id, trigger.t_end_ns);
+                }
+            }
+            (Phase::Point | Phase::Start, Some(id)) => self.ask_for_clip(index, id, trigger, &payload),
+            (_, None) => {}
+        }
+        if matches!(trigger.phase, Phase::Start) {
+            let clip_id = payload.trigger.clip.as_ref().map(|c| c.id.clone());
+            self.open.insert(key, OpenRange { trigger_id: payload.trigger.trigger_id.clone(), clip_id });
+        }
+    }
+
+    /// From here on `ready` or `failed` follows, whatever happens.
+    fn ask_for_clip(&mut self, index: usize, id: String, trigger: &Trigger, payload: &TriggerPayload) {
+        let body = payload.trigger.clone();
+        let Some(evidence) = &self.evidence else {
+            self.clip_message(index, &id, ClipBody::failed(&body, "no encoder: see the log at start"));
+            return;
+        };
+        let wall = self.wall.at(trigger.t_ns);
+        let request = clip_request(&id, &self.paths[index], trigger, &body.trigger_id, wall);
+        self.asked.insert(id, (index, body));
+        evidence.request(request);
+    }
+
+    fn clip(&mut self, result: ClipResult) {
+        let Some((index, trigger)) = self.asked.remove(&result.id) else {
+            tracing::error!(clip = result.id, "a clip nobody asked for");
+            return;
+        };
+        let body = match result.state {
+            Cut::Failed { reason } => ClipBody::failed(&trigger, reason),
+            Cut::Ready(clip) => ClipBody {
+                lead_in_ms: clip.lead_in_ms,
+                short_pre_ms: clip.short_pre_ms,
+                short_post_ms: clip.short_post_ms,
+                end_reason: word(&clip.end_reason),
+                frames: clip.frames,
+                gaps: clip.gaps.iter().map(|g| ClipGap::new(g.from_ns, g.to_ns)).collect(),
+                codec: word(&clip.codec),
+                sha256: Some(clip.sha256.clone()),
+                bytes: clip.bytes,
+                ..ClipBody::ready(&trigger, clip.file.clone(), clip.start_ns, clip.end_ns)
+            },
+        };
+        self.clip_message(index, &result.id, body);
+    }
+
+    fn clip_message(&mut self, index: usize, id: &str, body: ClipBody) {
+        match body.state {
+            ClipState::Ready => self.counts.clips.ready += 1,
+            ClipState::Failed => self.counts.clips.failed += 1,
+        }
+        match self.out.clip(&self.paths[index].name, id, body) {
+            Ok(payload) => self.out.print(&Line::Clip(payload)),
+            Err(e) => {
+                tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");
+                self.counts.refused += 1;
+            }
+        }
+    }
+}
+
+/// The word an enum has in messages.
+fn word(value: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
+}
+
+/// A new UUIDv7.
+pub fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Zero where no clock was read.
+fn latency(times: Times, extract_ns: i64) -> Latency {
+    if times.dequeued_ns == 0 {
+        return Latency::default();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+    let ms = |ns: i64| ns.max(0) as f64 / 1e6;
+    Latency {
+        extract: ms(extract_ns),
+        settle: ms(times.settled_ns - times.dequeued_ns - extract_ns),
+        fuse: ms(times.fused_ns - times.settled_ns),
+        total: ms(times.fused_ns - times.dequeued_ns),
+    }
+}

@@ -1,0 +1,62 @@
+//! Starts the evidence lane and asks it for clips.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use jiff::Timestamp;
+use visualpath_core::{Clock, Name, Trigger};
+use visualpath_media::clip::{ClipRequest, ClipStore, EvidenceLane, LaneOptions};
+use visualpath_media::encode::Bitrate;
+
+use super::StartError;
+use super::events::{Event, PathInfo};
+use crate::config::Config;
+
+/// Frames that may wait for the encoder.
+pub const QUEUE: usize = 4;
+
+/// Starts the encoder and clip threads of one source; results go to the events thread.
+pub fn start(
+    config: &Config,
+    source: &Name,
+    realtime: bool,
+    fps: Option<f64>,
+    clock: Arc<dyn Clock>,
+    events: Sender<Event>,
+) -> Result<EvidenceLane, StartError> {
+    let dir = config.clip.dir.to_string_lossy();
+    let store = ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
+        .map_err(|e| StartError::config("clip.dir", &e.to_string()))?;
+    let mut options = LaneOptions::new(source.clone(), store);
+    options.realtime = realtime;
+    options.ring_bytes = usize::try_from(config.clip.ring_bytes).unwrap_or(usize::MAX);
+    options.gop_s = config.clip.gop_s;
+    options.bitrate = match config.clip.bitrate.value() {
+        None => Bitrate::Auto,
+        Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
+    };
+    options.fps = fps.unwrap_or(options.fps);
+    options.queue = QUEUE;
+    options.clock = clock;
+    EvidenceLane::start(options, move |result| {
+        if events.send(Event::Clip(Box::new(result))).is_err() {
+            tracing::error!("the events thread is gone; a clip's result is lost");
+        }
+    })
+    .map_err(|e| StartError::Evidence(e.to_string()))
+}
+
+/// What a trigger asks of the lane.
+pub fn clip_request(id: &str, path: &PathInfo, trigger: &Trigger, trigger_id: &str, wall: Timestamp) -> ClipRequest {
+    ClipRequest {
+        id: id.to_owned(),
+        trigger_id: trigger_id.to_owned(),
+        path: path.name.clone(),
+        label: trigger.label.clone(),
+        event_ns: trigger.t_ns,
+        // 2262 is far enough.
+        wall_ns: i64::try_from(wall.as_nanosecond()).unwrap_or(i64::MAX),
+        start_ns: trigger.t_start_ns,
+        end_ns: trigger.t_end_ns,
+    }
+}

@@ -1,0 +1,424 @@
+//! The appliance: one source, its extractors, its paths, clips and messages.
+//!
+//! ```text
+//! Source ─▶ slot ─┬▶ limiter ─▶ worker ─▶ outcome ─▶ aligner ─▶ rules ─▶ trigger ─▶ outbox ─▶ MQTT
+//!                 └▶ encoder ─▶ packet ring ─────────────────────────────────┴▶ clip ─▶ outbox
+//! ```
+//!
+//! [`Pipeline::run`] is that drawing as code: it makes the parts, starts one thread for each arrow
+//! that needs one, waits, and stops them in the order frames flow: source, workers and fusion,
+//! clips, outbox.
+
+pub mod build;
+pub mod capture;
+pub mod events;
+pub mod evidence;
+pub mod out;
+mod sink;
+pub mod summary;
+pub mod wall;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use visualpath_core::{Name, PluginError};
+use visualpath_frames::PoolError;
+use visualpath_media::clip::Finish;
+use visualpath_media::source::{self, SourceError, SourceOptions, StopFlag};
+use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem};
+use visualpath_mqtt::{Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics};
+use visualpath_platform::{Flow, FlowSpec, Registry};
+
+use crate::broker::{Broker, BrokerStartError};
+use crate::config::Config;
+use capture::{Capture, CaptureStats, Ended};
+use events::{Counts, Events, OnTrigger, PathInfo};
+use out::{Out, Print};
+use sink::ToEvents;
+use wall::WallClock;
+
+/// Frames that may lie between the capture thread and the path thread.
+const BETWEEN: usize = 2;
+/// Events that may wait for the events thread; then the path thread waits, because events are
+/// never dropped.
+const EVENTS: usize = 256;
+/// Frames that may wait for outcomes.
+const PENDING: usize = 256;
+/// What every stage together gets to stop in.
+const STOP_S: u64 = 20;
+
+/// Why a pipeline could not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Keys of the config that only plugins, rules or the build can judge.
+    #[error("{}", .0.iter().map(|(k, m)| format!("{k}: {m}")).collect::<Vec<_>>().join("\n"))]
+    Config(Vec<(String, String)>),
+    /// A plugin or its model.
+    #[error("extractor `{extractor}`: {error}")]
+    Plugin {
+        /// Which.
+        extractor: Name,
+        /// Why.
+        error: PluginError,
+    },
+    /// A model that loads but does not run.
+    #[error("extractor `{extractor}` failed on a test picture: {message}")]
+    WarmUp {
+        /// Which.
+        extractor: Name,
+        /// What it said.
+        message: String,
+    },
+    /// The source.
+    #[error("source `{source_name}`: {error}")]
+    Source {
+        /// Which.
+        source_name: Name,
+        /// Why.
+        error: SourceError,
+    },
+    /// The frame pool.
+    #[error("source `{source_name}`: {error}")]
+    Pool {
+        /// Which.
+        source_name: Name,
+        /// Why.
+        error: PoolError,
+    },
+    /// The broker address, or the embedded broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerStartError),
+    /// The state directory.
+    #[error("device.state_dir: {path} can't be used: {error}; make it, or choose another")]
+    StateDir {
+        /// The directory.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The evidence lane.
+    #[error("clips: {0}")]
+    Evidence(String),
+    /// A thread.
+    #[error("a thread could not be started: {0}")]
+    Thread(String),
+}
+
+impl StartError {
+    pub(crate) fn config(key: &str, message: &str) -> Self {
+        Self::Config(vec![(key.to_owned(), message.to_owned())])
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Report {
+    /// What it came to.
+    pub summary: Summary,
+    /// Why the source ended, if not at its end or by request.
+    pub error: Option<StartError>,
+    /// Threads that did not stop in time.
+    pub stragglers: Vec<String>,
+}
+
+/// An appliance, ready to run.
+pub struct Pipeline {
+    config: Config,
+    registry: Registry,
+    print: Print,
+    on_trigger: Option<OnTrigger>,
+    on_started: Option<Box<dyn FnOnce() + Send>>,
+    problems: Vec<Problem>,
+    stop: StopFlag,
+}
+
+impl Pipeline {
+    /// For a checked config.
+    pub fn new(config: Config, registry: Registry) -> Self {
+        Self {
+            config,
+            registry,
+            print: Print::Nothing,
+            on_trigger: None,
+            on_started: None,
+            problems: Vec::new(),
+            stop: StopFlag::new(),
+        }
+    }
+
+    /// Prints events on standard output.
+    #[must_use]
+    pub fn print(mut self, print: Print) -> Self {
+        self.print = print;
+        self
+    }
+
+    /// Calls `told` with every trigger, once it is in the outbox, on the events thread.
+    #[must_use]
+    pub fn on_trigger(mut self, told: OnTrigger) -> Self {
+        self.on_trigger = Some(told);
+        self
+    }
+
+    /// Calls `told` once everything is running.
+    #[must_use]
+    pub fn on_started(mut self, told: Box<dyn FnOnce() + Send>) -> Self {
+        self.on_started = Some(told);
+        self
+    }
+
+    /// Something the operator should know, for `health`.
+    #[must_use]
+    pub fn problem(mut self, problem: Problem) -> Self {
+        self.problems.push(problem);
+        self
+    }
+
+    /// Set it to stop the run gracefully.
+    pub fn stop_flag(&self) -> StopFlag {
+        self.stop.clone()
+    }
+
+    /// Runs until the source ends or the stop flag is set.
+    pub fn run(self) -> Result<Report, StartError> {
+        let Self { config, registry, print, on_trigger, on_started, problems, stop } = self;
+        let started = Instant::now();
+        let cpu_before = summary::cpu_seconds();
+        let clock = build::clock();
+        let plan = build::plan(&config, &registry)?;
+        make_state_dir(&config)?;
+
+        // The broker first: a subscriber may come while models load.
+        let broker = Broker::start(&config, Arc::clone(&clock))?;
+        let out = Out::new(broker.publisher(), print);
+        out.print_json(&broker.ready());
+        let (source_name, settings) = match config.source.iter().next() {
+            Some((name, settings)) => (name.clone(), settings.clone()),
+            None => return Err(StartError::config("source", "no source is configured")),
+        };
+        let options = SourceOptions {
+            realtime: settings.realtime,
+            loop_: settings.repeat,
+            width: settings.width,
+            height: settings.height,
+            fps: settings.fps,
+            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
+        };
+        let failed = |error| StartError::Source { source_name: source_name.clone(), error };
+        let source = source::open(&options, Arc::clone(&clock)).map_err(failed)?;
+        let info = source.info().clone();
+
+        let realtime = settings.realtime;
+        let wants_clips = plan.paths.iter().any(|p| p.wants_clips);
+        let slots = build::pool_slots(&config, &plan);
+        let views: Vec<_> = plan.extractors.iter().map(|e| e.view).collect();
+        let loaded = build::load(&plan)?;
+        let names: Vec<Name> = loaded.iter().map(|l| l.name.clone()).collect();
+        let paths_info: Vec<PathInfo> = plan
+            .paths
+            .iter()
+            .map(|p| PathInfo {
+                name: p.name.clone(),
+                source: source_name.clone(),
+                models: p.extractors.iter().flat_map(|i| loaded[*i].models.clone()).collect(),
+            })
+            .collect();
+        broker.info(&info_message(&config, &paths_info));
+        broker.health(&health_message(&config, problems));
+        let lanes = build::lanes(&config, &plan, loaded, realtime)?;
+        let paths = build::paths(&config, plan, &lanes, realtime, info.nominal_fps);
+
+        let wall = WallClock::starting_now();
+        let (to_events, from_all) = bounded(EVENTS);
+        let evidence = if wants_clips {
+            let fps = info.nominal_fps;
+            Some(Arc::new(evidence::start(&config, &source_name, realtime, fps, Arc::clone(&clock), to_events.clone())?))
+        } else {
+            None
+        };
+        let flow = Flow::new(
+            FlowSpec {
+                source: source_name.clone(),
+                realtime,
+                lanes,
+                paths,
+                pending: PENDING,
+                clock: Arc::clone(&clock),
+                stop_grace_ns: 5_000_000_000,
+            },
+            ToEvents::new(to_events),
+        )
+        .map_err(|e| StartError::Thread(e.to_string()))?;
+        let flow_stats = flow.stats();
+        let capture_stats = Arc::new(CaptureStats::default());
+        let mut next_pool = 0;
+        let mut make_pool = move |info: &source::SourceInfo| {
+            next_pool += 1;
+            build::pool(info, next_pool, slots, &views)
+        };
+        let pool = make_pool(&info)
+            .map_err(|error| StartError::Pool { source_name: source_name.clone(), error })?;
+        tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
+
+        out.source_status(&source_name, SourceStatus::Online);
+        for name in &names {
+            out.extractor_status(&source_name, name, ExtractorStatus::Running);
+        }
+        let (to_path, captured) = bounded(BETWEEN);
+        let events = Events {
+            out,
+            paths: paths_info,
+            evidence: evidence.clone(),
+            wall,
+            device: config.device_id().to_owned(),
+            boot_id: wall::boot_id(),
+            on_trigger,
+            open: HashMap::new(),
+            asked: HashMap::new(),
+            counts: Counts::default(),
+        };
+        let capture = Capture {
+            source,
+            make_pool: Box::new(make_pool),
+            to_path,
+            evidence: evidence.clone(),
+            realtime,
+            stop,
+            stats: Arc::clone(&capture_stats),
+        };
+
+        let events = spawn("events", move || events.run(&from_all))?;
+        let path = spawn(&format!("path-{source_name}"), move || flow.run(&captured))?;
+        let capture = spawn(&format!("cap-{source_name}"), move || capture.run(pool))?;
+
+        if let Some(told) = on_started {
+            told();
+        }
+
+        // From here on everything ends by itself, in the order frames flow.
+        let ended = join("capture", capture)?;
+        let deadline = Instant::now() + Duration::from_secs(STOP_S);
+        let (to_events, workers) = join("path", path)?;
+        let mut stragglers = join_by(deadline, workers);
+        // Every trigger has asked for its clip before the clips are told that nothing follows.
+        to_events.flush();
+        if let Some(evidence) = &evidence {
+            let why = if matches!(ended, Ended::Stopped) { Finish::Stopped } else { Finish::SourceEnd };
+            if let Err(e) = evidence.finish(why, deadline.saturating_duration_since(Instant::now())) {
+                stragglers.push(e.to_string());
+            }
+        }
+        to_events.end();
+        let events = join("events", events)?;
+        events.out.source_status(&source_name, SourceStatus::Offline);
+        let undelivered = broker.finish(deadline);
+        if !stragglers.is_empty() {
+            tracing::warn!(?stragglers, "threads that did not stop in time are left behind");
+        }
+        let summary = summary::summary(&summary::Parts {
+            capture: &capture_stats,
+            flow: &flow_stats,
+            counts: events.counts,
+            undelivered,
+            wall: started.elapsed(),
+            cpu_s: summary::cpu_seconds() - cpu_before,
+        });
+        events.out.print(&Line::Summary(summary.clone()));
+        let error = match ended {
+            Ended::End(_) | Ended::Stopped => None,
+            Ended::Failed(error) => Some(StartError::Source { source_name, error }),
+            Ended::NoPool(error) => Some(StartError::Pool { source_name, error }),
+        };
+        Ok(Report { summary, error, stragglers })
+    }
+}
+
+fn make_state_dir(config: &Config) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let dir = &config.device.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(dir)
+        .map_err(|error| StartError::StateDir { path: dir.display().to_string(), error })
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| StartError::Thread(format!("{name}: {e}")))
+}
+
+fn join<T>(name: &str, thread: JoinHandle<T>) -> Result<T, StartError> {
+    thread.join().map_err(|_| StartError::Thread(format!("{name} panicked; its message is in the log")))
+}
+
+/// Joins threads until the deadline; gives the names of those left behind.
+fn join_by(deadline: Instant, threads: Vec<(Name, JoinHandle<()>)>) -> Vec<String> {
+    let mut left = Vec::new();
+    for (name, thread) in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !thread.is_finished() {
+            left.push(format!("x-{name}"));
+        } else if thread.join().is_err() {
+            tracing::error!(extractor = %name, "its thread panicked outside the extractor");
+        }
+    }
+    left
+}
+
+fn info_message(config: &Config, paths: &[PathInfo]) -> Info {
+    let mut models = Vec::new();
+    for used in paths.iter().flat_map(|p| &p.models) {
+        let model = crate::models::with_licences(config, used);
+        if !models.contains(&model) {
+            models.push(model);
+        }
+    }
+    Info {
+        schema: INFO_SCHEMA.to_owned(),
+        device: config.device_id().to_owned(),
+        boot_id: wall::boot_id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: crate::version::commit(),
+        target: crate::version::target(),
+        capabilities: crate::version::capabilities(),
+        models,
+        machine: crate::version::machine(),
+    }
+}
+
+/// A problem seen now.
+pub fn problem(code: &str, subject: &str, detail: &str, advice: &str) -> Problem {
+    Problem {
+        code: code.to_owned(),
+        subject: subject.to_owned(),
+        since: jiff::Timestamp::now().to_string(),
+        detail: detail.to_owned(),
+        advice: advice.to_owned(),
+    }
+}
+
+fn health_message(config: &Config, problems: Vec<Problem>) -> Health {
+    Health {
+        schema: HEALTH_SCHEMA.to_owned(),
+        device: config.device_id().to_owned(),
+        state: if problems.is_empty() { HealthState::Ok } else { HealthState::Degraded },
+        problems,
+        time: jiff::Timestamp::now().to_string(),
+    }
+}
+
+/// Topics of this device, for whoever publishes or subscribes.
+pub fn topics(config: &Config) -> Result<Topics, visualpath_mqtt::TopicError> {
+    Topics::new(&config.mqtt.prefix, config.device_id())
+}
