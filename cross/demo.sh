@@ -19,7 +19,8 @@ fi
 "$ROOT/cross/setup.sh"
 
 say "building (the first time takes some minutes)"
-(cd "$ROOT" && cargo build --locked -p visualpath)
+# --workspace: the features that the tests build with, so that neither builds the other's again.
+(cd "$ROOT" && cargo build --locked --workspace --bin visualpath)
 
 say "people at the door of vtest.avi, seen by an MQTT subscriber"
 mkdir -p "$VISUALPATH_DEMO_OUT"

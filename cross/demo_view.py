@@ -124,27 +124,33 @@ def print_summary(summary, out_dir):
   the config cross/demo.toml, and docs/guide.""")
 
 
+def end(children, already_told):
+    for child in children:
+        if child.poll() is None and not already_told:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
 def main():
     if len(sys.argv) < 4 or sys.argv[2] != "--":
         print(__doc__, file=sys.stderr)
         return 2
     out_dir = Path(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    children = []
+    children, interrupted = [], False
     try:
         status, summary, seen = show(sys.argv[3:], out_dir, children)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt:  # the children had it too, and are stopping: once is graceful
+        interrupted = True
     finally:
-        for child in children:
-            if child.poll() is None:
-                child.terminate()
-        for child in children:
-            try:
-                child.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        end(children, already_told=interrupted)
+    if interrupted:
+        return 130
     if status != 0:
         print(f"error: visualpath ended with exit code {status}", file=sys.stderr)
         return 1

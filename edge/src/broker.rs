@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use visualpath_core::Clock;
 use visualpath_mqtt::{
-    BrokerUrl, Health, Info, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme, TopicError,
-    Topics, UrlError, parse_url,
+    BrokerUrl, Health, Info, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme,
+    TopicError, Topics, UrlError, parse_url,
 };
 
 use crate::config::Config;
@@ -78,9 +78,14 @@ impl Broker {
             publisher: None,
             #[cfg(feature = "embedded-broker")]
             embedded: None,
-            ready: Ready { event: "ready", version: env!("CARGO_PKG_VERSION"), device, mqtt: None },
+            ready: Ready {
+                event: "ready",
+                version: env!("CARGO_PKG_VERSION"),
+                device,
+                mqtt: None,
+            },
         };
-        let text = config.mqtt.url.as_deref().unwrap_or(OFF);
+        let text = config.mqtt.url.as_str();
         if text == OFF {
             return Ok(this);
         }
@@ -92,12 +97,18 @@ impl Broker {
         let mut options = MqttOptions::new(url.clone(), topics);
         options.username.clone_from(&config.mqtt.username);
         if let Some(path) = &config.mqtt.password_file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| BrokerStartError::Password { path: path.display().to_string(), error })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| BrokerStartError::Password {
+                    path: path.display().to_string(),
+                    error,
+                })?;
             options.password = text.lines().next().map(str::to_owned);
         }
-        this.ready.mqtt =
-            Some(Address { host: url.host.clone(), port: url.port, prefix: config.mqtt.prefix.clone() });
+        this.ready.mqtt = Some(Address {
+            host: url.host.clone(),
+            port: url.port,
+            prefix: config.mqtt.prefix.clone(),
+        });
         this.publisher = Some(Arc::new(Publisher::start(options, clock)?));
         Ok(this)
     }
@@ -106,9 +117,14 @@ impl Broker {
     fn embed(&mut self, url: &BrokerUrl) -> Result<BrokerUrl, BrokerStartError> {
         let failed = |e: visualpath_mqtt::BrokerError| BrokerStartError::Embedded(e.to_string());
         let Some(listen) = url.loopback() else {
-            return Err(BrokerStartError::Embedded(format!("{url} is not on loopback")));
+            return Err(BrokerStartError::Embedded(format!(
+                "{url} is not on loopback"
+            )));
         };
-        let options = visualpath_mqtt::BrokerOptions { listen, allow_remote: false };
+        let options = visualpath_mqtt::BrokerOptions {
+            listen,
+            allow_remote: false,
+        };
         let broker = visualpath_mqtt::EmbeddedBroker::start(options).map_err(failed)?;
         let url = broker.url();
         self.embedded = Some(broker);
@@ -154,10 +170,16 @@ impl Broker {
     /// Publishes what is left until the deadline. Gives the number of messages that stay
     /// unacknowledged.
     pub fn finish(self, deadline: Instant) -> u64 {
-        let Some(publisher) = &self.publisher else { return 0 };
+        let Some(publisher) = &self.publisher else {
+            return 0;
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         // A broker that was never there is not worth the whole deadline.
-        let patience = if publisher.connected() { left } else { left.min(Duration::from_secs(3)) };
+        let patience = if publisher.connected() {
+            left
+        } else {
+            left.min(Duration::from_secs(3))
+        };
         let report = publisher.finish(patience);
         if report.undelivered > 0 {
             tracing::warn!(

@@ -21,6 +21,9 @@ mod tests {
         let registry = registry().unwrap();
         assert!(registry.extractors().any(|(_, p)| p.name() == "object"));
         let error = registry.extractor("objekt").err().unwrap().to_string();
-        assert_eq!(error, "no plugin is called `objekt`; did you mean `object`?; known: object");
+        assert_eq!(
+            error,
+            "no plugin is called `objekt`; did you mean `object`?; known: object"
+        );
     }
 }

@@ -50,7 +50,11 @@ pub fn list(locator: &ModelLocator, verify: bool) -> Vec<ModelRow> {
         .into_iter()
         .map(|name| match locator.card(&name) {
             Ok(card) => ModelRow {
-                problem: if verify { locator.open(&name).err().map(|e| e.to_string()) } else { None },
+                problem: if verify {
+                    locator.open(&name).err().map(|e| e.to_string())
+                } else {
+                    None
+                },
                 name,
                 version: card.version.clone(),
                 code_license: card.licence.code.clone(),

@@ -6,17 +6,26 @@ use visualpath_onnx::available_runtimes;
 
 /// Commit this was built from; `None` outside a git checkout.
 pub fn commit() -> Option<String> {
-    option_env!("VISUALPATH_COMMIT").filter(|c| !c.is_empty()).map(str::to_owned)
+    option_env!("VISUALPATH_COMMIT")
+        .filter(|c| !c.is_empty())
+        .map(str::to_owned)
 }
 
 /// Rust target it was built for.
 pub fn target() -> String {
-    option_env!("VISUALPATH_TARGET").unwrap_or("unknown").to_owned()
+    option_env!("VISUALPATH_TARGET")
+        .unwrap_or("unknown")
+        .to_owned()
 }
 
 /// What this build can do, in the words of the config.
 pub fn capabilities() -> Vec<String> {
-    let mut words = vec!["source:file", "isolation:inline", "isolation:thread", "clip:h264"];
+    let mut words = vec![
+        "source:file",
+        "isolation:inline",
+        "isolation:thread",
+        "clip:h264",
+    ];
     if cfg!(feature = "tract") {
         words.push("runtime:tract");
     }
@@ -101,7 +110,11 @@ pub fn version() -> Version {
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "visualpath {}", self.version)?;
-        writeln!(f, "commit    {}", self.commit.as_deref().unwrap_or("unknown"))?;
+        writeln!(
+            f,
+            "commit    {}",
+            self.commit.as_deref().unwrap_or("unknown")
+        )?;
         writeln!(f, "target    {}", self.target)?;
         write!(f, "features  {}", self.features.join(" "))?;
         for r in &self.runtimes {

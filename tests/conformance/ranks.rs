@@ -15,11 +15,21 @@ const ONLY: [(&str, &str); 4] = [
 
 fn metadata() -> Value {
     let out = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--no-deps",
+            "--offline",
+            "--manifest-path",
+        ])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
         .output()
         .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
@@ -27,7 +37,12 @@ fn metadata() -> Value {
 fn violations(packages: &[Value]) -> Vec<String> {
     let ranks: BTreeMap<&str, Option<u64>> = packages
         .iter()
-        .map(|p| (p["name"].as_str().unwrap(), p["metadata"]["visualpath"]["rank"].as_u64()))
+        .map(|p| {
+            (
+                p["name"].as_str().unwrap(),
+                p["metadata"]["visualpath"]["rank"].as_u64(),
+            )
+        })
         .collect();
     let mut bad = vec![];
     for p in packages {
@@ -43,7 +58,9 @@ fn violations(packages: &[Value]) -> Vec<String> {
                 && *other >= rank
                 && !dev
             {
-                bad.push(format!("{name} (rank {rank}) depends on {dep} (rank {other})"));
+                bad.push(format!(
+                    "{name} (rank {rank}) depends on {dep} (rank {other})"
+                ));
             }
             if let Some((_, owner)) = ONLY.iter().find(|(heavy, _)| *heavy == dep)
                 && name != *owner
@@ -54,7 +71,9 @@ fn violations(packages: &[Value]) -> Vec<String> {
             let plugin = p["manifest_path"].as_str().unwrap().contains("/plugins/") && rank == 4;
             let allowed = ["visualpath-core", "visualpath-onnx", "visualpath-plugin"];
             if plugin && !dev && dep.starts_with("visualpath") && !allowed.contains(&dep) {
-                bad.push(format!("plugin {name} sees {dep}; it may see only {allowed:?}"));
+                bad.push(format!(
+                    "plugin {name} sees {dep}; it may see only {allowed:?}"
+                ));
             }
         }
     }
@@ -64,15 +83,24 @@ fn violations(packages: &[Value]) -> Vec<String> {
 #[test]
 fn dependencies_go_only_to_lower_ranks() {
     let meta = metadata();
-    assert_eq!(violations(meta["packages"].as_array().unwrap()), Vec::<String>::new());
+    assert_eq!(
+        violations(meta["packages"].as_array().unwrap()),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn the_rank_check_sees_a_wrong_edge() {
     let meta = metadata();
     let mut packages = meta["packages"].as_array().unwrap().clone();
-    let core = packages.iter_mut().find(|p| p["name"] == "visualpath-core").unwrap();
+    let core = packages
+        .iter_mut()
+        .find(|p| p["name"] == "visualpath-core")
+        .unwrap();
     let edge = serde_json::json!({"name": "visualpath-mqtt", "kind": null});
     core["dependencies"].as_array_mut().unwrap().push(edge);
-    assert_eq!(violations(&packages), ["visualpath-core (rank 0) depends on visualpath-mqtt (rank 4)"]);
+    assert_eq!(
+        violations(&packages),
+        ["visualpath-core (rank 0) depends on visualpath-mqtt (rank 4)"]
+    );
 }

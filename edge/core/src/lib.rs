@@ -10,6 +10,7 @@
 //! the same fusion run live, on a file and in a replay with the same answer.
 #![forbid(unsafe_code)]
 
+pub mod auto;
 pub mod clock;
 pub mod extractor;
 pub mod frame;
@@ -20,6 +21,7 @@ pub mod rate;
 pub mod view;
 pub mod zone;
 
+pub use auto::Auto;
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use extractor::{
     ExtractError, Extractor, ExtractorPlugin, ModelUse, PluginContext, PluginError,

@@ -20,7 +20,11 @@ use crate::pipeline::summary::cpu_seconds;
 struct Glance;
 
 impl Extractor for Glance {
-    fn extract(&mut self, frame: &FrameView<'_>, _: &[Observation]) -> Result<Vec<Observation>, ExtractError> {
+    fn extract(
+        &mut self,
+        frame: &FrameView<'_>,
+        _: &[Observation],
+    ) -> Result<Vec<Observation>, ExtractError> {
         std::hint::black_box(frame.pixels.first());
         Ok(Vec::new())
     }
@@ -29,18 +33,41 @@ impl Extractor for Glance {
 pub(super) fn glance(name: &str) -> anyhow::Result<Runner> {
     let name = Name::new(name)?;
     let merger = Merger::new(name.clone(), Vec::new());
-    Ok(Runner::new(name, ViewSpec::default(), merger, Box::new(|| Ok(Box::new(Glance))))?)
+    Ok(Runner::new(
+        name,
+        ViewSpec::default(),
+        merger,
+        Box::new(|| Ok(Box::new(Glance))),
+    )?)
 }
 
 pub(super) fn pool(width: u32, height: u32) -> anyhow::Result<FramePool> {
     let native = ImageLayout::packed(PixelFormat::I420, width, height, ColorSpec::default());
-    Ok(FramePool::memfd(&PoolSpec { pool_id: 1, slots: 8, native, views: vec![] }, Arc::new(Converter::new()))?)
+    Ok(FramePool::memfd(
+        &PoolSpec {
+            pool_id: 1,
+            slots: 8,
+            native,
+            views: vec![],
+        },
+        Arc::new(Converter::new()),
+    )?)
 }
 
 pub(super) fn frame(pool: &FramePool, frame_id: u64, t_ns: i64) -> anyhow::Result<Frame> {
-    let slot = pool.try_acquire().ok_or_else(|| anyhow::anyhow!("the pool is exhausted: {}", pool.held_by()))?;
+    let slot = pool
+        .try_acquire()
+        .ok_or_else(|| anyhow::anyhow!("the pool is exhausted: {}", pool.held_by()))?;
     let layout = *pool.layout().native();
-    Ok(slot.publish(FrameMeta { frame_id, t_ns, epoch: 0, layout }, pool.holder("bench")))
+    Ok(slot.publish(
+        FrameMeta {
+            frame_id,
+            t_ns,
+            epoch: 0,
+            layout,
+        },
+        pool.holder("bench"),
+    ))
 }
 
 /// About what travels: a lease and its metadata.
@@ -56,13 +83,15 @@ impl Echo {
     fn start() -> anyhow::Result<Self> {
         let (to, inbox) = bounded::<Parcel>(1);
         let (outbox, from) = bounded(2);
-        std::thread::Builder::new().name("echo".to_owned()).spawn(move || {
-            for parcel in inbox {
-                if outbox.send(parcel).is_err() {
-                    return;
+        std::thread::Builder::new()
+            .name("echo".to_owned())
+            .spawn(move || {
+                for parcel in inbox {
+                    if outbox.send(parcel).is_err() {
+                        return;
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { to, from })
     }
 
@@ -82,7 +111,10 @@ struct Threaded {
 impl Threaded {
     fn start() -> anyhow::Result<Self> {
         let (tx, replies) = bounded(2);
-        Ok(Self { worker: ThreadWorker::start(glance("bench")?, 0, tx)?, replies })
+        Ok(Self {
+            worker: ThreadWorker::start(glance("bench")?, 0, tx)?,
+            replies,
+        })
     }
 
     fn trip(&self, frame: Frame) -> anyhow::Result<Duration> {
@@ -116,20 +148,26 @@ fn duel(
     mut floor: impl FnMut() -> anyhow::Result<Duration>,
     mut ours: impl FnMut() -> anyhow::Result<Duration>,
 ) -> anyhow::Result<Duel> {
-    let mut duel = Duel { floor: Samples::default(), ours: Samples::default(), ratios: vec![], cpu_us: 0.0 };
-    let one_round = |trip: &mut dyn FnMut() -> anyhow::Result<Duration>| -> anyhow::Result<Samples> {
-        let mut samples = Samples::default();
-        for i in 0..trips + trips / 10 {
-            if let Some(pace) = pace {
-                std::thread::sleep(pace);
-            }
-            let time = trip()?;
-            if i >= trips / 10 {
-                samples.add(time);
-            }
-        }
-        Ok(samples)
+    let mut duel = Duel {
+        floor: Samples::default(),
+        ours: Samples::default(),
+        ratios: vec![],
+        cpu_us: 0.0,
     };
+    let one_round =
+        |trip: &mut dyn FnMut() -> anyhow::Result<Duration>| -> anyhow::Result<Samples> {
+            let mut samples = Samples::default();
+            for i in 0..trips + trips / 10 {
+                if let Some(pace) = pace {
+                    std::thread::sleep(pace);
+                }
+                let time = trip()?;
+                if i >= trips / 10 {
+                    samples.add(time);
+                }
+            }
+            Ok(samples)
+        };
     for _ in 0..rounds.max(1) {
         let f = one_round(&mut floor)?;
         let cpu = cpu_seconds();
@@ -168,11 +206,18 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
             frame(&pool, id, 0)
         };
         let (echo, threaded, mut inline) = (Echo::start()?, Threaded::start()?, glance("bench")?);
-        for (how, trips, pace) in
-            [("back to back", TRIPS, None), ("30/s", PACED, Some(Duration::from_nanos(33_333_333)))]
-        {
+        for (how, trips, pace) in [
+            ("back to back", TRIPS, None),
+            ("30/s", PACED, Some(Duration::from_nanos(33_333_333))),
+        ] {
             let copies = pool.stats().copies;
-            let d = duel(rounds, trips, pace, || echo.trip(), || threaded.trip(next()?))?;
+            let d = duel(
+                rounds,
+                trips,
+                pace,
+                || echo.trip(),
+                || threaded.trip(next()?),
+            )?;
             let copied = pool.stats().copies - copies;
             if (width, height) == SIZES[0] {
                 rows.push(row(format!("channel, {how}"), &d.floor, "floor", "channel"));
@@ -186,7 +231,12 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
                 copies: Some(copies),
                 ratio: Some(median(&d.ratios)),
                 floor: Some("channel"),
-                ..row(format!("thread {width}x{height}, {how}"), &d.ours, "thread", "none")
+                ..row(
+                    format!("thread {width}x{height}, {how}"),
+                    &d.ours,
+                    "thread",
+                    "none",
+                )
             });
         }
         let mut samples = Samples::default();
@@ -200,7 +250,12 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
             width: Some(width),
             height: Some(height),
             copies: Some(0.0),
-            ..row(format!("inline {width}x{height}"), &samples, "inline", "none")
+            ..row(
+                format!("inline {width}x{height}"),
+                &samples,
+                "inline",
+                "none",
+            )
         });
     }
     Ok(rows)

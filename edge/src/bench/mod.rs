@@ -81,12 +81,21 @@ pub struct Row {
 pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
     const ALL: [&str; 3] = ["handoff", "overhead", "pipeline"];
     for name in &options.names {
-        anyhow::ensure!(ALL.contains(&name.as_str()), "no bench is called `{name}`; known: {}", ALL.join(", "));
+        anyhow::ensure!(
+            ALL.contains(&name.as_str()),
+            "no bench is called `{name}`; known: {}",
+            ALL.join(", ")
+        );
     }
     let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| n == name);
     let mut benches = Vec::new();
     let mut add = |bench, rows| {
-        benches.push(Bench { bench, machine: crate::version::machine(), commit: crate::version::commit(), rows });
+        benches.push(Bench {
+            bench,
+            machine: crate::version::machine(),
+            commit: crate::version::commit(),
+            rows,
+        });
     };
     if wanted("handoff") {
         add("handoff", handoff::rows(options.rounds)?);
@@ -97,7 +106,10 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
     if wanted("pipeline") {
         match &options.video {
             Some(video) => add("pipeline", pipeline::rows(video, options)?),
-            None => anyhow::ensure!(options.names.is_empty(), "pipeline: give a video with --video FILE"),
+            None => anyhow::ensure!(
+                options.names.is_empty(),
+                "pipeline: give a video with --video FILE"
+            ),
         }
     }
     Ok(benches)
@@ -105,7 +117,11 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
 
 impl std::fmt::Display for Bench {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} cores, {})", self.bench, self.machine.cores, self.machine.arch)?;
+        write!(
+            f,
+            "{} ({} cores, {})",
+            self.bench, self.machine.cores, self.machine.arch
+        )?;
         for r in &self.rows {
             write!(f, "\n  {:44}", r.name)?;
             if let (Some(p50), Some(p99)) = (r.p50_us, r.p99_us) {
@@ -139,7 +155,12 @@ impl Samples {
     fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index"
+        )]
         let index = ((sorted.len() as f64 - 1.0) * share).round().max(0.0) as usize;
         sorted.get(index).copied().unwrap_or(0.0)
     }
@@ -152,6 +173,13 @@ fn median(values: &[f64]) -> f64 {
 /// Memory of this process that is resident now, MB.
 fn rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    let line = status
+        .lines()
+        .find(|l| l.starts_with("VmRSS:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kb| kb.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, bounded};
 use visualpath_core::{
     Aligned, Clock, ExtractError, Extractor, FrameView, FusionInput, FusionResult, MonotonicClock,
-    Name, Observation, Outcome, TriggerKind, ViewSpec,
+    Name, Observation, Outcome, ViewSpec,
 };
 use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig};
 use visualpath_platform::{
@@ -21,10 +21,21 @@ use super::{Row, Samples};
 struct Blink;
 
 impl Extractor for Blink {
-    fn extract(&mut self, frame: &FrameView<'_>, _: &[Observation]) -> Result<Vec<Observation>, ExtractError> {
+    fn extract(
+        &mut self,
+        frame: &FrameView<'_>,
+        _: &[Observation],
+    ) -> Result<Vec<Observation>, ExtractError> {
         let name = Name::new("blink").map_err(|e| ExtractError(e.to_string()))?;
         let mut o = Observation::new(name, 0, 0);
-        o.signals.set("count", if frame.meta.frame_id.is_multiple_of(2) { 1.0 } else { 0.0 });
+        o.signals.set(
+            "count",
+            if frame.meta.frame_id.is_multiple_of(2) {
+                1.0
+            } else {
+                0.0
+            },
+        );
         Ok(vec![o])
     }
 }
@@ -87,7 +98,10 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
         n: s.0.len(),
         ..Row::default()
     };
-    Ok(vec![row("frame that fires a rule", &firing), row("frame that fires nothing", &quiet)])
+    Ok(vec![
+        row("frame that fires a rule", &firing),
+        row("frame that fires nothing", &quiet),
+    ])
 }
 
 fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
@@ -100,22 +114,22 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
         Box::new(|| Ok(Box::new(Blink))),
     )?;
     let rule = RuleConfig {
-        label: Name::new("seen")?,
-        when: "blink.count >= 1".to_owned(),
-        kind: TriggerKind::Point,
-        for_ms: 0,
         release_ms: 0,
         cooldown_ms: 0,
-        pre_s: 3.0,
-        post_s: 2.0,
-        score: None,
-        max_s: 60.0,
-        clip: true,
+        ..RuleConfig::new(Name::new("seen")?, "blink.count >= 1")
     };
-    let config = RulesConfig { rule: vec![rule], stale_ms: None };
-    let known = ExtractorSignals { name: blink.clone(), signals: vec!["count".to_owned()], zones: vec![] };
-    let rules = Rules::compile(config, &[known])
-        .map_err(|e| anyhow::anyhow!("{}", e.first().map(ToString::to_string).unwrap_or_default()))?;
+    let config = RulesConfig {
+        rule: vec![rule],
+        ..RulesConfig::default()
+    };
+    let known = ExtractorSignals {
+        name: blink.clone(),
+        signals: vec!["count".to_owned()],
+        zones: vec![],
+    };
+    let rules = Rules::compile(config, &[known]).map_err(|e| {
+        anyhow::anyhow!("{}", e.first().map(ToString::to_string).unwrap_or_default())
+    })?;
     let (handed, triggers) = bounded(1024);
     let (seen, measured) = bounded(16);
     let spec = FlowSpec {
@@ -129,28 +143,48 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
             hang_ns: i64::MAX,
         }],
         paths: vec![(
-            PathSpec { source, extractors: vec![(0, blink, i64::MAX)], window_ns: Some(1_000_000_000) },
+            PathSpec {
+                source,
+                extractors: vec![(0, blink, i64::MAX)],
+                window_ns: Some(1_000_000_000),
+            },
             Box::new(rules),
         )],
         pending: 64,
         clock: Arc::clone(&clock),
         stop_grace_ns: 0,
     };
-    let flow = Flow::new(spec, Measuring { clock, handed, seen })?;
+    let flow = Flow::new(
+        spec,
+        Measuring {
+            clock,
+            handed,
+            seen,
+        },
+    )?;
     let (to_path, captured) = bounded(2);
-    let path = std::thread::Builder::new().name("path".to_owned()).spawn(move || flow.run(&captured))?;
+    let path = std::thread::Builder::new()
+        .name("path".to_owned())
+        .spawn(move || flow.run(&captured))?;
     let pool = pool(640, 480)?;
     for id in 0..FRAMES {
         let t_ns = i64::try_from(id).unwrap_or(0) * 33_333_333;
         to_path.send(Captured::Frame(frame(&pool, id, t_ns)?))?;
-        let Some((fired, ns)) = measured.recv()? else { anyhow::bail!("the path ended early") };
+        let Some((fired, ns)) = measured.recv()? else {
+            anyhow::bail!("the path ended early")
+        };
         if id >= FRAMES / 10 {
             let time = std::time::Duration::from_nanos(ns.max(0).unsigned_abs());
-            if fired { firing.add(time) } else { quiet.add(time) }
+            if fired {
+                firing.add(time)
+            } else {
+                quiet.add(time)
+            }
         }
         while triggers.try_recv().is_ok() {}
     }
     to_path.send(Captured::End { stopping: false })?;
-    path.join().map_err(|_| anyhow::anyhow!("the path thread panicked"))?;
+    path.join()
+        .map_err(|_| anyhow::anyhow!("the path thread panicked"))?;
     Ok(())
 }

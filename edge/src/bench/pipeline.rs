@@ -48,8 +48,17 @@ pub fn rows(video: &Path, options: &Options) -> anyhow::Result<Vec<Row>> {
         }
     }
     let row = |peer: &str, runs: &[Run], floor: Option<(&'static str, &[Run])>| Row {
-        name: format!("{peer}, object on {}", video.file_name().unwrap_or_default().to_string_lossy()),
-        video: Some(video.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+        name: format!(
+            "{peer}, object on {}",
+            video.file_name().unwrap_or_default().to_string_lossy()
+        ),
+        video: Some(
+            video
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        ),
         extractor: Some("object".to_owned()),
         fps: Some(Samples(runs.iter().map(Run::fps).collect()).quantile(0.5)),
         cpu_ms_per_frame: Some(Samples(runs.iter().map(Run::cpu_ms).collect()).quantile(0.5)),
@@ -57,12 +66,21 @@ pub fn rows(video: &Path, options: &Options) -> anyhow::Result<Vec<Row>> {
         peer: Some(peer.to_owned()),
         n: runs.len(),
         ratio: floor.map(|(_, f)| {
-            median(&runs.iter().zip(f).map(|(r, f)| r.cpu_ms() / f.cpu_ms()).collect::<Vec<_>>())
+            median(
+                &runs
+                    .iter()
+                    .zip(f)
+                    .map(|(r, f)| r.cpu_ms() / f.cpu_ms())
+                    .collect::<Vec<_>>(),
+            )
         }),
         floor: floor.map(|(name, _)| name),
         ..Row::default()
     };
-    let mut rows = vec![row("bare", &bare, None), row("visualpath", &ours, Some(("CPU of bare", &bare)))];
+    let mut rows = vec![
+        row("bare", &bare, None),
+        row("visualpath", &ours, Some(("CPU of bare", &bare))),
+    ];
     if !python.is_empty() {
         rows.push(row("python", &python, Some(("CPU of bare", &bare))));
     }
@@ -100,11 +118,18 @@ fn bare_loop(video: &Path) -> anyhow::Result<Run> {
         }
     }
     drop(source); // waits for the decoder, whose CPU time counts
-    Ok(Run { frames, wall_s: started.elapsed().as_secs_f64(), cpu_s: cpu_seconds() - cpu, rss_mb: rss_mb() })
+    Ok(Run {
+        frames,
+        wall_s: started.elapsed().as_secs_f64(),
+        cpu_s: cpu_seconds() - cpu,
+        rss_mb: rss_mb(),
+    })
 }
 
 fn person() -> serde_json::Map<String, serde_json::Value> {
-    [("classes".to_owned(), serde_json::json!(["person"]))].into_iter().collect()
+    [("classes".to_owned(), serde_json::json!(["person"]))]
+        .into_iter()
+        .collect()
 }
 
 /// The appliance, clips and publishing off.
@@ -127,7 +152,12 @@ fn whole_path(video: &Path) -> anyhow::Result<Run> {
         return Err(error.into());
     }
     let s = report.summary;
-    Ok(Run { frames: s.frames, wall_s: s.wall_s, cpu_s: s.cpu_s, rss_mb: rss_mb() })
+    Ok(Run {
+        frames: s.frames,
+        wall_s: s.wall_s,
+        cpu_s: s.cpu_s,
+        rss_mb: rss_mb(),
+    })
 }
 
 fn python_loop(command: &str, video: &Path) -> anyhow::Result<Run> {
@@ -138,6 +168,10 @@ fn python_loop(command: &str, video: &Path) -> anyhow::Result<Run> {
         .arg(video)
         .output()
         .context("the Python loop")?;
-    anyhow::ensure!(out.status.success(), "the Python loop failed: {}", String::from_utf8_lossy(&out.stderr));
+    anyhow::ensure!(
+        out.status.success(),
+        "the Python loop failed: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     serde_json::from_slice(&out.stdout).context("what the Python loop printed")
 }

@@ -35,11 +35,22 @@ pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
             if exit != Exit::Ok || json {
                 return exit;
             }
-            let checked = if plugins { "config, plugins and models" } else { "config and rules" };
-            say(&format!("{}: {checked} are valid; {slots} frame slots", options.path.display()))
+            let checked = if plugins {
+                "config, plugins and models"
+            } else {
+                "config and rules"
+            };
+            say(&format!(
+                "{}: {checked} are valid; {slots} frame slots",
+                options.path.display()
+            ))
         }
         Err(StartError::Config(wrong)) => {
-            findings.extend(wrong.iter().map(|(key, message)| loaded.error_at(key, message.clone())));
+            findings.extend(
+                wrong
+                    .iter()
+                    .map(|(key, message)| loaded.error_at(key, message.clone())),
+            );
             answer(&findings, json, Exit::Config)
         }
         Err(other) => refuse(Some(&loaded), &other),
@@ -65,7 +76,10 @@ pub fn schema(message: Option<&str>) -> Exit {
         Some((_, schema)) => pretty(schema),
         None => {
             let known: Vec<&str> = all.iter().map(|(n, _)| *n).collect();
-            fail(Exit::Usage, &format!("no message is called `{name}`; known: {}", known.join(", ")))
+            fail(
+                Exit::Usage,
+                &format!("no message is called `{name}`; known: {}", known.join(", ")),
+            )
         }
     }
 }
@@ -83,7 +97,11 @@ pub fn show(args: &ConfigArgs, expanded: bool, json: bool) -> Exit {
         Ok(loaded) => {
             complain(&loaded.warnings);
             let keys = config::show(&loaded, expanded);
-            if json { say_json(&keys) } else { say(config::show_text(&keys).trim_end()) }
+            if json {
+                say_json(&keys)
+            } else {
+                say(config::show_text(&keys).trim_end())
+            }
         }
         Err(findings) => {
             complain(&findings);

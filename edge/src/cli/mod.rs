@@ -16,7 +16,11 @@ use crate::pipeline::StartError;
 
 /// Vision appliance for ARM camera boards.
 #[derive(Debug, Parser)]
-#[command(name = "visualpath", disable_version_flag = true, arg_required_else_help = true)]
+#[command(
+    name = "visualpath",
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -169,32 +173,69 @@ pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let code = if e.use_stderr() { Exit::Usage } else { Exit::Ok };
-            return if e.print().is_ok() { code } else { Exit::Failed };
+            let code = if e.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            return if e.print().is_ok() {
+                code
+            } else {
+                Exit::Failed
+            };
         }
     };
     start_log();
     match cli.verb {
         Verb::Run { config, json } => run::run(&config, json),
-        Verb::Validate { config, plugins, json } => check::validate(&config, plugins, json),
+        Verb::Validate {
+            config,
+            plugins,
+            json,
+        } => check::validate(&config, plugins, json),
         Verb::Config(ConfigVerb::Schema { message }) => check::schema(message.as_deref()),
         Verb::Config(ConfigVerb::Default) => say(config::default_text().trim_end()),
-        Verb::Config(ConfigVerb::Show { config, expanded, json }) => check::show(&config, expanded, json),
+        Verb::Config(ConfigVerb::Show {
+            config,
+            expanded,
+            json,
+        }) => check::show(&config, expanded, json),
         Verb::Plugins(PluginsVerb::List { json }) => extras::plugins_list(json),
-        Verb::Plugins(PluginsVerb::Test { name, source, settings, frames, json }) => {
-            extras::plugins_test(&name, &source, &settings, frames, json)
-        }
+        Verb::Plugins(PluginsVerb::Test {
+            name,
+            source,
+            settings,
+            frames,
+            json,
+        }) => extras::plugins_test(&name, &source, &settings, frames, json),
         Verb::Models(ModelsVerb::List { json }) => extras::models_list(false, json),
         Verb::Models(ModelsVerb::Verify { json }) => extras::models_list(true, json),
         Verb::Models(ModelsVerb::Bench { name, runs, json }) => {
             extras::models_bench(name.as_deref(), runs, json)
         }
-        Verb::Bench { names, video, rounds, python_loop, json } => {
-            let options = crate::bench::Options { names, video, rounds, python_loop };
+        Verb::Bench {
+            names,
+            video,
+            rounds,
+            python_loop,
+            json,
+        } => {
+            let options = crate::bench::Options {
+                names,
+                video,
+                rounds,
+                python_loop,
+            };
             match crate::bench::run(&options) {
                 Ok(benches) => benches
                     .iter()
-                    .map(|b| if json { say_json(b) } else { say(&b.to_string()) })
+                    .map(|b| {
+                        if json {
+                            say_json(b)
+                        } else {
+                            say(&b.to_string())
+                        }
+                    })
                     .find(|exit| *exit != Exit::Ok)
                     .unwrap_or(Exit::Ok),
                 Err(e) => fail(Exit::Failed, &format!("{e:#}")),
@@ -202,15 +243,21 @@ pub fn main() -> Exit {
         }
         Verb::Version { json } => {
             let version = crate::version::version();
-            if json { say_json(&version) } else { say(&version.to_string()) }
+            if json {
+                say_json(&version)
+            } else {
+                say(&version.to_string())
+            }
         }
     }
 }
 
 /// Log to standard error; `VISUALPATH_LOG` is a filter like `info,visualpath_mqtt=debug`.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VISUALPATH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,rumqttd=warn,tract=warn,ort=warn"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("VISUALPATH_LOG").unwrap_or_else(|_| {
+            tracing_subscriber::EnvFilter::new("info,rumqttd=warn,tract=warn,ort=warn")
+        });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -293,6 +340,9 @@ fn say(text: &str) -> Exit {
 fn say_json(document: &impl Serialize) -> Exit {
     match serde_json::to_string(document) {
         Ok(json) => say(&json),
-        Err(e) => fail(Exit::Failed, &format!("the answer can't be written as JSON: {e}")),
+        Err(e) => fail(
+            Exit::Failed,
+            &format!("the answer can't be written as JSON: {e}"),
+        ),
     }
 }

@@ -18,9 +18,17 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     };
     let (loaded, broken) = match config::load_or_last_good(&options) {
         Ok(Start::Asked(loaded)) => (loaded, None),
-        Ok(Start::LastGood { loaded, file, broken }) => {
+        Ok(Start::LastGood {
+            loaded,
+            file,
+            broken,
+        }) => {
             complain(&broken);
-            let detail = format!("{} is broken; running the last good config {}", options.path.display(), file.display());
+            let detail = format!(
+                "{} is broken; running the last good config {}",
+                options.path.display(),
+                file.display()
+            );
             tracing::error!("{detail}");
             (*loaded, Some(detail))
         }
@@ -38,7 +46,12 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     let mut pipeline = Pipeline::new(loaded.config.clone(), registry).print(print);
     if let Some(detail) = broken {
         let advice = "correct the config (`visualpath validate`) and restart";
-        pipeline = pipeline.problem(problem("config_invalid", &options.path.display().to_string(), &detail, advice));
+        pipeline = pipeline.problem(problem(
+            "config_invalid",
+            &options.path.display().to_string(),
+            &detail,
+            advice,
+        ));
     } else {
         let (options, kept) = (options.clone(), loaded.clone());
         pipeline = pipeline.on_started(Box::new(move || {
@@ -71,16 +84,18 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
 
 /// The first SIGTERM or SIGINT stops gracefully, the second at once.
 fn watch(mut signals: Signals, stop: StopFlag) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let mut seen = false;
-        for signal in signals.forever() {
-            if seen {
-                tracing::warn!(signal, "second signal: stopping at once");
-                std::process::exit(128 + signal);
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut seen = false;
+            for signal in signals.forever() {
+                if seen {
+                    tracing::warn!(signal, "second signal: stopping at once");
+                    std::process::exit(128 + signal);
+                }
+                seen = true;
+                tracing::info!(signal, "stopping; a second signal stops at once");
+                stop.stop();
             }
-            seen = true;
-            tracing::info!(signal, "stopping; a second signal stops at once");
-            stop.stop();
-        }
-    })
+        })
 }

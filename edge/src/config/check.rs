@@ -444,14 +444,8 @@ impl Check<'_> {
 
     fn mqtt(&mut self) {
         let mqtt = &self.config.mqtt;
-        if let Some(url) = &mqtt.url
-            && let Err(message) = check_mqtt_url(url)
-        {
+        if let Err(message) = check_mqtt_url(&mqtt.url) {
             self.error("mqtt.url", message);
-        }
-        if mqtt.url.is_none() && self.tree.get("mqtt").is_some() && !self.is_set("mqtt.url") {
-            self.warning("mqtt", "nothing is published without `url`")
-                .hint = Some("add `url = \"mqtt://127.0.0.1:1883\"`".to_owned());
         }
         let prefix = &mqtt.prefix;
         let bad = prefix.is_empty()
@@ -562,58 +556,21 @@ fn unknown_scheme(uri: &str) -> Option<&str> {
     (form && is_file(uri)).then(|| &uri[..scheme.len() + 3])
 }
 
-/// Checks `scheme://host:port`.
+/// Checks the broker's address: the publisher's own reading of it, and no secrets.
 fn check_mqtt_url(url: &str) -> Result<(), String> {
-    const SCHEMES: [&str; 3] = ["mqtt", "mqtts", "embedded"];
-    let form = "expected mqtt://host:port, mqtts://host:port or embedded://address:port";
-    let (scheme, rest) = url
-        .split_once("://")
-        .ok_or_else(|| format!("{form}, got {url:?}"))?;
-    if !SCHEMES.contains(&scheme) {
-        let near = nearest(scheme, SCHEMES);
-        let hint = near
-            .first()
-            .map(|n| format!("; did you mean `{n}://`?"))
-            .unwrap_or_default();
-        return Err(format!("{form}, got `{scheme}://`{hint}"));
+    if url == crate::broker::OFF {
+        return Ok(());
     }
-    if rest.contains('@') {
+    if url.contains('@') {
         // Not quoted: what stands there is a secret.
         return Err(
             "a user name or password in the URL: write them as mqtt.username and mqtt.password_file"
                 .to_owned(),
         );
     }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (rest, None),
-    };
-    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let good_host = match bracketed {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
-        }
-    };
-    if !good_host {
-        return Err(format!("{form}, got the host {host:?}"));
-    }
-    let good_port = match port {
-        None => true,
-        // An embedded broker may take any free port.
-        Some("0") => scheme == "embedded",
-        Some(port) => port.parse::<u16>().is_ok_and(|p| p > 0),
-    };
-    if !good_port {
-        return Err(format!(
-            "expected a port from 1 to 65535, got {:?}",
-            port.unwrap_or_default()
-        ));
-    }
-    Ok(())
+    visualpath_mqtt::parse_url(url)
+        .map(drop)
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use visualpath_core::{Anchor, Name, TriggerKind};
+pub use visualpath_core::Auto;
+use visualpath_core::{Anchor, Name};
+pub use visualpath_platform::rules::{RuleConfig, RulesConfig};
 
 /// The number of the config's form this build reads.
 pub const SCHEMA: u32 = 1;
@@ -501,73 +503,6 @@ impl JsonSchema for FusionConfig {
     }
 }
 
-/// Config of the built-in fusion `rules`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RulesConfig {
-    /// The rules; each stands alone.
-    pub rule: Vec<RuleConfig>,
-    /// A held signal older than this is missing; `auto` is 2.5 × the extractor's interval, from
-    /// 200.
-    #[schemars(schema_with = "auto_integer::<1, 86_400_000>")]
-    pub stale_ms: Auto<u64>,
-}
-
-/// One rule. All times are source time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RuleConfig {
-    /// Name of its triggers.
-    #[schemars(schema_with = "name", extend("examples" = ["visitor"]))]
-    pub label: Name,
-    /// CEL condition over the signals of the path's extractors.
-    #[schemars(extend("examples" = ["person.count >= 1"]))]
-    pub when: String,
-    /// An event at the time the condition began, or a range from then until it ended.
-    #[serde(default = "point")]
-    pub kind: TriggerKind,
-    /// The condition must hold this long without a break.
-    #[serde(default)]
-    #[schemars(range(min = 0, max = 86_400_000))]
-    pub for_ms: u64,
-    /// And be false this long without a break to re-arm.
-    #[serde(default = "release_ms")]
-    #[schemars(range(min = 0, max = 86_400_000))]
-    pub release_ms: u64,
-    /// No second trigger within this time after one.
-    #[serde(default = "cooldown_ms")]
-    #[schemars(range(min = 0, max = 86_400_000))]
-    pub cooldown_ms: u64,
-    /// The clip starts this long before the condition began.
-    #[serde(default = "pre_s")]
-    #[schemars(range(min = 0, max = 600))]
-    pub pre_s: f64,
-    /// The clip ends this long after the event.
-    #[serde(default = "post_s")]
-    #[schemars(range(min = 0, max = 600))]
-    pub post_s: f64,
-    /// CEL number, clamped to 0–1. Default: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<String>,
-    /// A range longer than this is split.
-    #[serde(default = "max_s")]
-    #[schemars(range(min = 1, max = 3600))]
-    pub max_s: f64,
-    /// Whether a clip is made.
-    #[serde(default = "yes")]
-    pub clip: bool,
-    /// CEL condition that must follow `when` within `within_ms`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub then: Option<String>,
-    /// See `then`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 86_400_000))]
-    pub within_ms: Option<u64>,
-    /// CEL condition that cancels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unless: Option<String>,
-}
-
 /// How clips are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -621,10 +556,9 @@ impl Default for ClipConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttConfig {
-    /// Broker: `mqtt://host:1883`, `mqtts://host:8883`, or `embedded://127.0.0.1:1883` for one
-    /// inside this process (port 0: any free one). Without it nothing is published.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
+    /// Broker: `mqtt://host:1883`, `mqtts://host:8883`, `embedded://127.0.0.1:1883` for one
+    /// inside this process (port 0: any free one), or `off` to publish nothing.
+    pub url: String,
     /// First level of every topic.
     pub prefix: String,
     /// User name at the broker.
@@ -640,7 +574,7 @@ pub struct MqttConfig {
 impl Default for MqttConfig {
     fn default() -> Self {
         Self {
-            url: None,
+            url: "mqtt://127.0.0.1:1883".to_owned(),
             prefix: "visualpath".to_owned(),
             username: None,
             password_file: None,
@@ -735,53 +669,6 @@ pub struct OtaConfig {
     pub auto: bool,
 }
 
-/// A value, or `"auto"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Auto<T> {
-    /// Chosen by the appliance.
-    #[default]
-    Auto,
-    /// Chosen by the config.
-    Value(T),
-}
-
-impl<T: Copy> Auto<T> {
-    /// The value, if one was chosen.
-    pub fn value(self) -> Option<T> {
-        match self {
-            Self::Auto => None,
-            Self::Value(value) => Some(value),
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for Auto<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::Value(value) => value.serialize(serializer),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Auto<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw<T> {
-            Value(T),
-            Word(String),
-        }
-        match Raw::deserialize(deserializer)? {
-            Raw::Value(value) => Ok(Self::Value(value)),
-            Raw::Word(word) if word == "auto" => Ok(Self::Auto),
-            Raw::Word(word) => Err(serde::de::Error::custom(format!(
-                "expected `auto` or a number, got {word:?}"
-            ))),
-        }
-    }
-}
-
 fn yes() -> bool {
     true
 }
@@ -796,24 +683,6 @@ fn hang_ms() -> u64 {
 }
 fn start_timeout_s() -> f64 {
     120.0
-}
-fn point() -> TriggerKind {
-    TriggerKind::Point
-}
-fn release_ms() -> u64 {
-    300
-}
-fn cooldown_ms() -> u64 {
-    2000
-}
-fn pre_s() -> f64 {
-    3.0
-}
-fn post_s() -> f64 {
-    2.0
-}
-fn max_s() -> f64 {
-    60.0
 }
 
 fn name(_: &mut SchemaGenerator) -> Schema {

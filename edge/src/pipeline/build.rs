@@ -10,7 +10,7 @@ use visualpath_core::{
 use visualpath_frames::{FramePool, PoolError, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_media::source::SourceInfo;
-use visualpath_platform::rules::{ExtractorSignals, Rules, RulesConfig};
+use visualpath_platform::rules::{ExtractorSignals, Rules};
 use visualpath_platform::{
     DropPolicy, FlowLimiter, Isolation, LaneSpec, Merger, PathSpec, Registry, Runner,
 };
@@ -92,31 +92,55 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
             config::Isolation::Inline => Isolation::Inline,
             config::Isolation::Thread => Isolation::Thread,
             other => {
-                let message = format!("`{other:?}` is not in this build yet (inline | thread)").to_lowercase();
+                let message = format!("`{other:?}` is not in this build yet (inline | thread)")
+                    .to_lowercase();
                 wrong.push((format!("extractor.{name}.isolation"), message));
                 continue;
             }
         };
-        let asked = plugin.input(&context).and_then(|view| Ok((view, plugin.signals(&context)?)));
+        let asked = plugin
+            .input(&context)
+            .and_then(|view| Ok((view, plugin.signals(&context)?)));
         let (view, signals) = match asked {
             Ok(asked) => asked,
             Err(PluginError::Config { key, message }) => {
                 wrong.push((format!("extractor.{name}.config.{key}"), message));
                 continue;
             }
-            Err(error) => return Err(StartError::Plugin { extractor: name.clone(), error }),
+            Err(error) => {
+                return Err(StartError::Plugin {
+                    extractor: name.clone(),
+                    error,
+                });
+            }
         };
         let zones = zones.clone();
-        extractors.push(Planned { name: name.clone(), plugin, context, view, signals, isolation, zones });
+        extractors.push(Planned {
+            name: name.clone(),
+            plugin,
+            context,
+            view,
+            signals,
+            isolation,
+            zones,
+        });
     }
     if !wrong.is_empty() {
         return Err(StartError::Config(wrong));
     }
     let paths = plan_paths(config, &extractors, &zones)?;
-    Ok(Plan { source: source.clone(), extractors, paths })
+    Ok(Plan {
+        source: source.clone(),
+        extractors,
+        paths,
+    })
 }
 
-fn plan_paths(config: &Config, extractors: &[Planned], zones: &[Zone]) -> Result<Vec<PlannedPath>, StartError> {
+fn plan_paths(
+    config: &Config,
+    extractors: &[Planned],
+    zones: &[Zone],
+) -> Result<Vec<PlannedPath>, StartError> {
     let mut wrong = Vec::new();
     let mut paths = Vec::new();
     for (name, path) in &config.path {
@@ -139,7 +163,7 @@ fn plan_paths(config: &Config, extractors: &[Planned], zones: &[Zone]) -> Result
             continue;
         };
         let wants_clips = rules.rule.iter().any(|r| r.clip);
-        match Rules::compile(as_platform(rules), &known) {
+        match Rules::compile(rules.clone(), &known) {
             Ok(compiled) => paths.push(PlannedPath {
                 name: name.clone(),
                 extractors: indices,
@@ -148,36 +172,18 @@ fn plan_paths(config: &Config, extractors: &[Planned], zones: &[Zone]) -> Result
                 stale_ms: rules.stale_ms.value(),
                 window_ms: path.window_ms.value(),
             }),
-            Err(errors) => wrong.extend(
-                errors
-                    .into_iter()
-                    .map(|e| (format!("fusion.{}.config.{}", path.fusion, e.path()), e.message)),
-            ),
+            Err(errors) => wrong.extend(errors.into_iter().map(|e| {
+                (
+                    format!("fusion.{}.config.{}", path.fusion, e.path()),
+                    e.message,
+                )
+            })),
         }
     }
-    if wrong.is_empty() { Ok(paths) } else { Err(StartError::Config(wrong)) }
-}
-
-fn as_platform(rules: &config::RulesConfig) -> RulesConfig {
-    RulesConfig {
-        stale_ms: rules.stale_ms.value(),
-        rule: rules
-            .rule
-            .iter()
-            .map(|r| visualpath_platform::rules::RuleConfig {
-                label: r.label.clone(),
-                when: r.when.clone(),
-                kind: r.kind,
-                for_ms: r.for_ms,
-                release_ms: r.release_ms,
-                cooldown_ms: r.cooldown_ms,
-                pre_s: r.pre_s,
-                post_s: r.post_s,
-                score: r.score.clone(),
-                max_s: r.max_s,
-                clip: r.clip,
-            })
-            .collect(),
+    if wrong.is_empty() {
+        Ok(paths)
+    } else {
+        Err(StartError::Config(wrong))
     }
 }
 
@@ -227,8 +233,18 @@ pub fn pool_slots(config: &Config, plan: &Plan) -> usize {
 }
 
 /// The pool for frames of one format, with every view the extractors want.
-pub fn pool(info: &SourceInfo, pool_id: u32, slots: usize, views: &[ViewSpec]) -> Result<FramePool, PoolError> {
-    let spec = PoolSpec { pool_id, slots, native: info.layout, views: views.to_vec() };
+pub fn pool(
+    info: &SourceInfo,
+    pool_id: u32,
+    slots: usize,
+    views: &[ViewSpec],
+) -> Result<FramePool, PoolError> {
+    let spec = PoolSpec {
+        pool_id,
+        slots,
+        native: info.layout,
+        views: views.to_vec(),
+    };
     FramePool::memfd(&spec, Arc::new(Converter::new()))
 }
 
@@ -237,17 +253,34 @@ const WARM_UPS: usize = 5;
 
 /// Lets an extractor look at a grey picture a few times. Gives the slowest look, nanoseconds.
 pub fn warm_up(loaded: &mut Loaded, view: ViewSpec) -> Result<i64, StartError> {
-    let failed = |message: String| StartError::WarmUp { extractor: loaded.name.clone(), message };
+    let failed = |message: String| StartError::WarmUp {
+        extractor: loaded.name.clone(),
+        message,
+    };
     let native = ImageLayout::packed(PixelFormat::I420, 640, 480, ColorSpec::default());
-    let spec = PoolSpec { pool_id: u32::MAX, slots: 1, native, views: vec![view] };
-    let pool = FramePool::heap(&spec, Arc::new(Converter::new())).map_err(|e| failed(e.to_string()))?;
+    let spec = PoolSpec {
+        pool_id: u32::MAX,
+        slots: 1,
+        native,
+        views: vec![view],
+    };
+    let pool =
+        FramePool::heap(&spec, Arc::new(Converter::new())).map_err(|e| failed(e.to_string()))?;
     let Some(mut slot) = pool.try_acquire() else {
         return Err(failed("its pool has no slot".to_owned()));
     };
     slot.pixels_mut().fill(128);
-    let meta = FrameMeta { frame_id: 0, t_ns: 0, epoch: 0, layout: native };
+    let meta = FrameMeta {
+        frame_id: 0,
+        t_ns: 0,
+        epoch: 0,
+        layout: native,
+    };
     let frame = slot.publish(meta, pool.holder("warm-up"));
-    loaded.runner.warm_up(&frame, WARM_UPS).map_err(|e| failed(e.to_string()))
+    loaded
+        .runner
+        .warm_up(&frame, WARM_UPS)
+        .map_err(|e| failed(e.to_string()))
 }
 
 /// Bounds of `timeout_ms = "auto"`, which is 4 × the slowest warm-up look.
@@ -258,20 +291,31 @@ const AUTO_WINDOW_NS: i64 = 100 * NS_PER_MS;
 const AUTO_STALE_NS: i64 = 200 * NS_PER_MS;
 
 fn ns(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX / NS_PER_MS).saturating_mul(NS_PER_MS)
+    i64::try_from(ms)
+        .unwrap_or(i64::MAX / NS_PER_MS)
+        .saturating_mul(NS_PER_MS)
 }
 
 /// The lanes of the path thread. Live sources are warmed up for their automatic time-outs.
-pub fn lanes(config: &Config, plan: &Plan, loaded: Vec<Loaded>, realtime: bool) -> Result<Vec<LaneSpec>, StartError> {
+pub fn lanes(
+    config: &Config,
+    plan: &Plan,
+    loaded: Vec<Loaded>,
+    realtime: bool,
+) -> Result<Vec<LaneSpec>, StartError> {
     let mut lanes = Vec::with_capacity(loaded.len());
     for (mut extractor, planned) in loaded.into_iter().zip(&plan.extractors) {
         let name = extractor.name.clone();
-        let Some(settings) = config.extractor.get(&name) else { continue };
+        let Some(settings) = config.extractor.get(&name) else {
+            continue;
+        };
         let timeout_ns = match settings.timeout_ms.value() {
             Some(ms) => ns(ms),
             None if realtime => {
                 let slowest = warm_up(&mut extractor, planned.view)?;
-                slowest.saturating_mul(4).clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1)
+                slowest
+                    .saturating_mul(4)
+                    .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1)
             }
             None => AUTO_TIMEOUT_NS.1,
         };
@@ -282,7 +326,11 @@ pub fn lanes(config: &Config, plan: &Plan, loaded: Vec<Loaded>, realtime: bool) 
         lanes.push(LaneSpec {
             runner: extractor.runner,
             isolation: extractor.isolation,
-            limiter: FlowLimiter::new(settings.fps.and_then(RateGate::new), policy, settings.queue as usize),
+            limiter: FlowLimiter::new(
+                settings.fps.and_then(RateGate::new),
+                policy,
+                settings.queue as usize,
+            ),
             timeout_ns,
             hang_ns: ns(settings.hang_ms),
         });
@@ -302,7 +350,12 @@ pub fn paths(
     plan.paths
         .into_iter()
         .map(|path| {
-            let slowest = path.extractors.iter().map(|i| lanes[*i].timeout_ns).max().unwrap_or(0);
+            let slowest = path
+                .extractors
+                .iter()
+                .map(|i| lanes[*i].timeout_ns)
+                .max()
+                .unwrap_or(0);
             let auto_window = slowest.saturating_add(slowest / 5).max(AUTO_WINDOW_NS);
             let extractors = path
                 .extractors
@@ -310,7 +363,9 @@ pub fn paths(
                 .map(|i| {
                     let name = plan.extractors[*i].name.clone();
                     let fps = config.extractor.get(&name).and_then(|e| e.fps);
-                    let stale = path.stale_ms.map_or_else(|| auto_stale_ns(fps, source_fps), ns);
+                    let stale = path
+                        .stale_ms
+                        .map_or_else(|| auto_stale_ns(fps, source_fps), ns);
                     (*i, name, stale)
                 })
                 .collect();
@@ -331,7 +386,10 @@ fn auto_stale_ns(fps: Option<f64>, source_fps: Option<f64>) -> i64 {
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => return 10 * AUTO_STALE_NS,
     };
-    #[expect(clippy::cast_possible_truncation, reason = "saturates; rates are checked positive")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "saturates; rates are checked positive"
+    )]
     let ns = (2.5e9 / rate) as i64;
     ns.max(AUTO_STALE_NS)
 }

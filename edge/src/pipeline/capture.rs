@@ -71,7 +71,11 @@ impl Capture {
                 Ok(SourceEvent::Gap(gap)) => {
                     let counter = match gap.cause {
                         GapCause::PoolExhausted => {
-                            tracing::warn!(lost = gap.lost, holders = pool.held_by(), "no free slot: frames dropped");
+                            tracing::warn!(
+                                lost = gap.lost,
+                                holders = pool.held_by(),
+                                "no free slot: frames dropped"
+                            );
                             &self.stats.pool_exhausted
                         }
                         GapCause::Undecodable => &self.stats.undecodable,
@@ -80,7 +84,10 @@ impl Capture {
                     if let Some(evidence) = &self.evidence {
                         evidence.gap(gap.from_ns, gap.to_ns, gap.lost);
                     }
-                    self.send(Captured::Gap { from_ns: gap.from_ns, to_ns: gap.to_ns });
+                    self.send(Captured::Gap {
+                        from_ns: gap.from_ns,
+                        to_ns: gap.to_ns,
+                    });
                 }
                 Ok(SourceEvent::Wrapped) => tracing::debug!("the file starts again"),
                 Ok(SourceEvent::NewFormat(info)) => match (self.make_pool)(&info) {
@@ -95,7 +102,9 @@ impl Capture {
                 Err(e) => break Ended::Failed(e),
             }
         };
-        self.send(Captured::End { stopping: matches!(ended, Ended::Stopped) });
+        self.send(Captured::End {
+            stopping: matches!(ended, Ended::Stopped),
+        });
         ended
     }
 

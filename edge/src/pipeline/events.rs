@@ -12,7 +12,9 @@ use crossbeam_channel::{Receiver, Sender};
 use visualpath_core::{ModelUse, Name, Phase, Trigger};
 use visualpath_media::clip::{ClipResult, ClipState as Cut, EvidenceLane};
 use visualpath_mqtt::payload::{ClipCounts, ClipGap, Latency, TriggerContext};
-use visualpath_mqtt::{ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload};
+use visualpath_mqtt::{
+    ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
+};
 use visualpath_platform::Times;
 
 use super::evidence::clip_request;
@@ -115,7 +117,12 @@ impl Events {
     pub fn run(mut self, events: &Receiver<Event>) -> Self {
         for event in events {
             match event {
-                Event::Fired { path, trigger, times, extract_ns } => {
+                Event::Fired {
+                    path,
+                    trigger,
+                    times,
+                    extract_ns,
+                } => {
                     self.fired(path, &trigger, times, extract_ns);
                 }
                 Event::State { path, label, on } => {
@@ -126,7 +133,8 @@ impl Events {
                     tracing::debug!(%extractor, why, "on Hold");
                     let source = self.paths.first().map(|p| p.source.clone());
                     if let Some(source) = source {
-                        self.out.extractor_status(&source, &extractor, ExtractorStatus::Held);
+                        self.out
+                            .extractor_status(&source, &extractor, ExtractorStatus::Held);
                     }
                 }
                 Event::Clip(result) => self.clip(*result),
@@ -181,20 +189,38 @@ impl Events {
                     evidence.set_end(&id, trigger.t_end_ns);
                 }
             }
-            (Phase::Point | Phase::Start, Some(id)) => self.ask_for_clip(index, id, trigger, &payload),
+            (Phase::Point | Phase::Start, Some(id)) => {
+                self.ask_for_clip(index, id, trigger, &payload)
+            }
             (_, None) => {}
         }
         if matches!(trigger.phase, Phase::Start) {
             let clip_id = payload.trigger.clip.as_ref().map(|c| c.id.clone());
-            self.open.insert(key, OpenRange { trigger_id: payload.trigger.trigger_id.clone(), clip_id });
+            self.open.insert(
+                key,
+                OpenRange {
+                    trigger_id: payload.trigger.trigger_id.clone(),
+                    clip_id,
+                },
+            );
         }
     }
 
     /// From here on `ready` or `failed` follows, whatever happens.
-    fn ask_for_clip(&mut self, index: usize, id: String, trigger: &Trigger, payload: &TriggerPayload) {
+    fn ask_for_clip(
+        &mut self,
+        index: usize,
+        id: String,
+        trigger: &Trigger,
+        payload: &TriggerPayload,
+    ) {
         let body = payload.trigger.clone();
         let Some(evidence) = &self.evidence else {
-            self.clip_message(index, &id, ClipBody::failed(&body, "no encoder: see the log at start"));
+            self.clip_message(
+                index,
+                &id,
+                ClipBody::failed(&body, "no encoder: see the log at start"),
+            );
             return;
         };
         let wall = self.wall.at(trigger.t_ns);
@@ -216,7 +242,11 @@ impl Events {
                 short_post_ms: clip.short_post_ms,
                 end_reason: word(&clip.end_reason),
                 frames: clip.frames,
-                gaps: clip.gaps.iter().map(|g| ClipGap::new(g.from_ns, g.to_ns)).collect(),
+                gaps: clip
+                    .gaps
+                    .iter()
+                    .map(|g| ClipGap::new(g.from_ns, g.to_ns))
+                    .collect(),
                 codec: word(&clip.codec),
                 sha256: Some(clip.sha256.clone()),
                 bytes: clip.bytes,
@@ -243,7 +273,10 @@ impl Events {
 
 /// The word an enum has in messages.
 fn word(value: &impl serde::Serialize) -> Option<String> {
-    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
+    serde_json::to_value(value)
+        .ok()?
+        .as_str()
+        .map(str::to_owned)
 }
 
 /// A new UUIDv7.

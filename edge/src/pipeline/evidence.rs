@@ -47,7 +47,13 @@ pub fn start(
 }
 
 /// What a trigger asks of the lane.
-pub fn clip_request(id: &str, path: &PathInfo, trigger: &Trigger, trigger_id: &str, wall: Timestamp) -> ClipRequest {
+pub fn clip_request(
+    id: &str,
+    path: &PathInfo,
+    trigger: &Trigger,
+    trigger_id: &str,
+    wall: Timestamp,
+) -> ClipRequest {
     ClipRequest {
         id: id.to_owned(),
         trigger_id: trigger_id.to_owned(),

@@ -29,7 +29,9 @@ use visualpath_frames::PoolError;
 use visualpath_media::clip::Finish;
 use visualpath_media::source::{self, SourceError, SourceOptions, StopFlag};
 use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem};
-use visualpath_mqtt::{Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics};
+use visualpath_mqtt::{
+    Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics,
+};
 use visualpath_platform::{Flow, FlowSpec, Registry};
 
 use crate::broker::{Broker, BrokerStartError};
@@ -184,7 +186,15 @@ impl Pipeline {
 
     /// Runs until the source ends or the stop flag is set.
     pub fn run(self) -> Result<Report, StartError> {
-        let Self { config, registry, print, on_trigger, on_started, problems, stop } = self;
+        let Self {
+            config,
+            registry,
+            print,
+            on_trigger,
+            on_started,
+            problems,
+            stop,
+        } = self;
         let started = Instant::now();
         let cpu_before = summary::cpu_seconds();
         let clock = build::clock();
@@ -207,7 +217,10 @@ impl Pipeline {
             fps: settings.fps,
             ..SourceOptions::new(source_name.clone(), settings.uri.clone())
         };
-        let failed = |error| StartError::Source { source_name: source_name.clone(), error };
+        let failed = |error| StartError::Source {
+            source_name: source_name.clone(),
+            error,
+        };
         let source = source::open(&options, Arc::clone(&clock)).map_err(failed)?;
         let info = source.info().clone();
 
@@ -223,7 +236,11 @@ impl Pipeline {
             .map(|p| PathInfo {
                 name: p.name.clone(),
                 source: source_name.clone(),
-                models: p.extractors.iter().flat_map(|i| loaded[*i].models.clone()).collect(),
+                models: p
+                    .extractors
+                    .iter()
+                    .flat_map(|i| loaded[*i].models.clone())
+                    .collect(),
             })
             .collect();
         broker.info(&info_message(&config, &paths_info));
@@ -235,7 +252,14 @@ impl Pipeline {
         let (to_events, from_all) = bounded(EVENTS);
         let evidence = if wants_clips {
             let fps = info.nominal_fps;
-            Some(Arc::new(evidence::start(&config, &source_name, realtime, fps, Arc::clone(&clock), to_events.clone())?))
+            Some(Arc::new(evidence::start(
+                &config,
+                &source_name,
+                realtime,
+                fps,
+                Arc::clone(&clock),
+                to_events.clone(),
+            )?))
         } else {
             None
         };
@@ -259,8 +283,10 @@ impl Pipeline {
             next_pool += 1;
             build::pool(info, next_pool, slots, &views)
         };
-        let pool = make_pool(&info)
-            .map_err(|error| StartError::Pool { source_name: source_name.clone(), error })?;
+        let pool = make_pool(&info).map_err(|error| StartError::Pool {
+            source_name: source_name.clone(),
+            error,
+        })?;
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
 
         out.source_status(&source_name, SourceStatus::Online);
@@ -306,17 +332,27 @@ impl Pipeline {
         // Every trigger has asked for its clip before the clips are told that nothing follows.
         to_events.flush();
         if let Some(evidence) = &evidence {
-            let why = if matches!(ended, Ended::Stopped) { Finish::Stopped } else { Finish::SourceEnd };
-            if let Err(e) = evidence.finish(why, deadline.saturating_duration_since(Instant::now())) {
+            let why = if matches!(ended, Ended::Stopped) {
+                Finish::Stopped
+            } else {
+                Finish::SourceEnd
+            };
+            if let Err(e) = evidence.finish(why, deadline.saturating_duration_since(Instant::now()))
+            {
                 stragglers.push(e.to_string());
             }
         }
         to_events.end();
         let events = join("events", events)?;
-        events.out.source_status(&source_name, SourceStatus::Offline);
+        events
+            .out
+            .source_status(&source_name, SourceStatus::Offline);
         let undelivered = broker.finish(deadline);
         if !stragglers.is_empty() {
-            tracing::warn!(?stragglers, "threads that did not stop in time are left behind");
+            tracing::warn!(
+                ?stragglers,
+                "threads that did not stop in time are left behind"
+            );
         }
         let summary = summary::summary(&summary::Parts {
             capture: &capture_stats,
@@ -332,7 +368,11 @@ impl Pipeline {
             Ended::Failed(error) => Some(StartError::Source { source_name, error }),
             Ended::NoPool(error) => Some(StartError::Pool { source_name, error }),
         };
-        Ok(Report { summary, error, stragglers })
+        Ok(Report {
+            summary,
+            error,
+            stragglers,
+        })
     }
 }
 
@@ -343,7 +383,10 @@ fn make_state_dir(config: &Config) -> Result<(), StartError> {
         .recursive(true)
         .mode(0o750)
         .create(dir)
-        .map_err(|error| StartError::StateDir { path: dir.display().to_string(), error })
+        .map_err(|error| StartError::StateDir {
+            path: dir.display().to_string(),
+            error,
+        })
 }
 
 fn spawn<T: Send + 'static>(
@@ -357,7 +400,9 @@ fn spawn<T: Send + 'static>(
 }
 
 fn join<T>(name: &str, thread: JoinHandle<T>) -> Result<T, StartError> {
-    thread.join().map_err(|_| StartError::Thread(format!("{name} panicked; its message is in the log")))
+    thread
+        .join()
+        .map_err(|_| StartError::Thread(format!("{name} panicked; its message is in the log")))
 }
 
 /// Joins threads until the deadline; gives the names of those left behind.
@@ -412,7 +457,11 @@ fn health_message(config: &Config, problems: Vec<Problem>) -> Health {
     Health {
         schema: HEALTH_SCHEMA.to_owned(),
         device: config.device_id().to_owned(),
-        state: if problems.is_empty() { HealthState::Ok } else { HealthState::Degraded },
+        state: if problems.is_empty() {
+            HealthState::Ok
+        } else {
+            HealthState::Degraded
+        },
         problems,
         time: jiff::Timestamp::now().to_string(),
     }

@@ -36,11 +36,20 @@ pub struct Out {
 impl Out {
     /// Publishes through `publisher`, if there is one.
     pub fn new(publisher: Option<Arc<PublisherHandle>>, print: Print) -> Self {
-        Self { publisher, print, stream: new_id(), seq: 0 }
+        Self {
+            publisher,
+            print,
+            stream: new_id(),
+            seq: 0,
+        }
     }
 
     /// Keeps a trigger; it gets its `id` and `seq` here.
-    pub fn trigger(&mut self, path: &Name, mut body: TriggerBody) -> Result<TriggerPayload, PublisherError> {
+    pub fn trigger(
+        &mut self,
+        path: &Name,
+        mut body: TriggerBody,
+    ) -> Result<TriggerPayload, PublisherError> {
         if let Some(publisher) = &self.publisher {
             return publisher.trigger(path, body);
         }
@@ -60,11 +69,21 @@ impl Out {
     }
 
     /// Keeps a clip message.
-    pub fn clip(&mut self, path: &Name, id: &str, body: ClipBody) -> Result<ClipPayload, PublisherError> {
+    pub fn clip(
+        &mut self,
+        path: &Name,
+        id: &str,
+        body: ClipBody,
+    ) -> Result<ClipPayload, PublisherError> {
         if let Some(publisher) = &self.publisher {
             return publisher.clip(path, id, body);
         }
-        Ok(ClipPayload { schema: CLIP_SCHEMA.to_owned(), id: id.to_owned(), replayed: false, clip: body })
+        Ok(ClipPayload {
+            schema: CLIP_SCHEMA.to_owned(),
+            id: id.to_owned(),
+            replayed: false,
+            clip: body,
+        })
     }
 
     /// Sets `path/<path>/state/<label>`.
@@ -127,10 +146,18 @@ fn describe(event: &Event) -> String {
     match event {
         Event::Trigger(t) => {
             let b = &t.trigger;
-            let phase = b.phase.map_or(String::new(), |p| format!(" {p:?}").to_lowercase());
+            let phase = b
+                .phase
+                .map_or(String::new(), |p| format!(" {p:?}").to_lowercase());
             format!(
                 "{} trigger {}/{}{phase} #{}: {} (frame {}, score {:.2})",
-                seconds(b.event_start_ns), b.path, b.label, t.seq, b.reason, b.frame_id, b.score
+                seconds(b.event_start_ns),
+                b.path,
+                b.label,
+                t.seq,
+                b.reason,
+                b.frame_id,
+                b.score
             )
         }
         Event::Clip(c) => {
@@ -166,7 +193,11 @@ fn describe(event: &Event) -> String {
             if s.dropped.is_empty() {
                 "none".to_owned()
             } else {
-                s.dropped.iter().map(|(r, n)| format!("{n} {r}")).collect::<Vec<_>>().join(", ")
+                s.dropped
+                    .iter()
+                    .map(|(r, n)| format!("{n} {r}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             }
         ),
     }

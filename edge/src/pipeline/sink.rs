@@ -51,7 +51,12 @@ impl PathSink for ToEvents {
             FusionInput::Gap { .. } | FusionInput::End { .. } => 0,
         };
         for trigger in result.triggers {
-            self.send(Event::Fired { path, trigger: Box::new(trigger), times, extract_ns });
+            self.send(Event::Fired {
+                path,
+                trigger: Box::new(trigger),
+                times,
+                extract_ns,
+            });
         }
         for (label, on) in result.states {
             self.send(Event::State { path, label, on });
@@ -59,7 +64,10 @@ impl PathSink for ToEvents {
     }
 
     fn held(&mut self, extractor: &Name, why: &str) {
-        self.send(Event::Held { extractor: extractor.clone(), why: why.to_owned() });
+        self.send(Event::Held {
+            extractor: extractor.clone(),
+            why: why.to_owned(),
+        });
     }
 }
 

@@ -55,7 +55,11 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
     let frames = read(&parts.capture.frames);
     let wall_s = parts.wall.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let fps = if wall_s > 0.0 { frames as f64 / wall_s } else { 0.0 };
+    let fps = if wall_s > 0.0 {
+        frames as f64 / wall_s
+    } else {
+        0.0
+    };
     Summary {
         frames,
         fps,
@@ -79,8 +83,17 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
 pub fn cpu_seconds() -> f64 {
     // proc(5): fields 14 to 17, after the command name in parentheses, in clock ticks of 1/100 s
     // (USER_HZ is 100 on every architecture this is built for).
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 0.0 };
-    let Some((_, rest)) = stat.rsplit_once(')') else { return 0.0 };
-    let ticks: f64 = rest.split_whitespace().skip(11).take(4).filter_map(|t| t.parse::<f64>().ok()).sum();
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return 0.0;
+    };
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return 0.0;
+    };
+    let ticks: f64 = rest
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .filter_map(|t| t.parse::<f64>().ok())
+        .sum();
     ticks / 100.0
 }

@@ -15,12 +15,17 @@ pub struct WallClock {
 impl WallClock {
     /// Source time 0 is now.
     pub fn starting_now() -> Self {
-        Self { zero: Timestamp::now() }
+        Self {
+            zero: Timestamp::now(),
+        }
     }
 
     /// Wall time of a source time, whole microseconds.
     pub fn at(&self, t_ns: i64) -> Timestamp {
-        let exact = self.zero.saturating_add(SignedDuration::from_nanos(t_ns)).unwrap_or(self.zero);
+        let exact = self
+            .zero
+            .saturating_add(SignedDuration::from_nanos(t_ns))
+            .unwrap_or(self.zero);
         exact.round(jiff::Unit::Microsecond).unwrap_or(exact)
     }
 

@@ -1,5 +1,6 @@
-//! The lease table under loom: every interleaving (with at most three preemptions) of the few
-//! threads below, and every order in which memory may become visible.
+//! The lease table under loom: every interleaving of the few threads below with at most three
+//! preemptions (`LOOM_MAX_PREEMPTIONS` overrides it), and every order in which memory may become
+//! visible.
 //!
 //! The payload stands for the pool's bytes: one cell per slot's pixels and one per view. Loom
 //! reports any access to a cell that is not ordered after the last conflicting one, so each
@@ -81,7 +82,7 @@ fn view<'a>(lease: &'a Lease<Cells>, made: &Count) -> Result<Ready<'a, Cells>, V
 
 fn explore(test: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(test);
 }
 

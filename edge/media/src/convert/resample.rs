@@ -161,22 +161,31 @@ pub(super) fn resample<const C: usize>(
     let targets = dst.bytes.chunks_mut(dst.stride.max(1));
     for ((&start, weights), out) in rows.starts.iter().zip(weights).zip(targets) {
         // Checked by the caller: all rows are there.
+        let Some(a) = row(start) else { return };
         match weights {
-            [_, w1] => {
-                let (Some(a), Some(b)) = (row(start), row(start + 1)) else {
-                    return;
-                };
-                combine_two(a, b, *w1, mid);
+            [w0, w1] if *w1 != 0 && *w0 != 0 => {
+                let Some(b) = row(start + 1) else { return };
+                let (w0, w1) = (w0 << WEIGHT_BITS, w1 << WEIGHT_BITS);
+                for ((m, &a), &b) in mid.iter_mut().zip(a).zip(b) {
+                    *m = weighed(a, w0).wrapping_add(weighed(b, w1));
+                }
             }
             weights => {
-                let Some(a) = row(start) else { return };
-                let (w0, more) = weights
-                    .split_first()
-                    .map_or((ONE, &[][..]), |(w, m)| (*w, m));
-                scale_row(a, w0, mid);
-                for (k, w) in more.iter().enumerate() {
-                    let Some(b) = row(start + 1 + k) else { return };
-                    add_row(b, *w, mid);
+                // A weight of one does not fit 16 bits; it stands alone and needs no product.
+                if let Some(k) = weights.iter().position(|w| *w == ONE) {
+                    let Some(only) = row(start + k) else { return };
+                    for (m, &s) in mid.iter_mut().zip(only) {
+                        *m = u16::from(s) << MID_BITS;
+                    }
+                } else {
+                    mid.fill(0);
+                    for (k, w) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
+                        let Some(b) = row(start + k) else { return };
+                        let w = w << WEIGHT_BITS;
+                        for (m, &b) in mid.iter_mut().zip(b) {
+                            *m = m.wrapping_add(weighed(b, w));
+                        }
+                    }
                 }
             }
         }
@@ -184,71 +193,52 @@ pub(super) fn resample<const C: usize>(
     }
 }
 
-fn combine_two(a: &[u8], b: &[u8], w1: u32, mid: &mut [u16]) {
-    // 8 bits of weight: a product fits 16 bits, which doubles the lanes, and a weight that is
-    // 1/512 off moves a sample by half a level at most.
-    const SHIFT: u32 = ONE_BITS - MID_BITS;
-    let w1 = u16::try_from((w1 + (1 << (SHIFT - 1))) >> SHIFT).unwrap_or(0);
-    let copied = match w1 {
-        0 => a,
-        256.. => b,
-        w1 => {
-            let w0 = 256 - w1;
-            for ((m, &a), &b) in mid.iter_mut().zip(a).zip(b) {
-                *m = u16::from(a) * w0 + u16::from(b) * w1;
-            }
-            return;
-        }
-    };
-    for (m, &s) in mid.iter_mut().zip(copied) {
-        *m = u16::from(s) << MID_BITS;
-    }
-}
+/// From a weight of 14 bits to one of 16, which makes [`weighed`] the upper half of a 16-bit
+/// product: one instruction for eight samples or more.
+const WEIGHT_BITS: u32 = 16 - ONE_BITS;
 
-fn scale_row(a: &[u8], w: u32, mid: &mut [u16]) {
-    for (m, &a) in mid.iter_mut().zip(a) {
-        *m = shifted(u32::from(a) * w);
-    }
-}
-
-fn add_row(b: &[u8], w: u32, mid: &mut [u16]) {
-    for (m, &b) in mid.iter_mut().zip(b) {
-        *m = m.saturating_add(shifted(u32::from(b) * w));
-    }
-}
-
-/// Of 22 bits to 8.8.
-fn shifted(v: u32) -> u16 {
-    const SHIFT: u32 = ONE_BITS - MID_BITS;
-    #[expect(clippy::cast_possible_truncation, reason = "255 << 8 at most")]
-    let v = ((v + (1 << (SHIFT - 1))) >> SHIFT) as u16;
-    v
+/// A sample times a weight below one (of 16 bits), in 8.8. Weights add up to one, so sums of these
+/// never wrap; the operations say `wrapping` because overflow checks would keep the loops scalar.
+fn weighed(sample: u8, weight: u32) -> u16 {
+    let product = u32::from(u16::from(sample) << MID_BITS).wrapping_mul(weight);
+    #[expect(clippy::cast_possible_truncation, reason = "weight is below 2^16")]
+    let upper = (product >> 16) as u16;
+    upper
 }
 
 fn combine_columns<const C: usize>(mid: &[u16], columns: &Axis, out: &mut [u8]) {
     const SHIFT: u32 = ONE_BITS + MID_BITS;
     const HALF: u32 = 1 << (SHIFT - 1);
-    #[expect(clippy::cast_possible_truncation, reason = "255 at most")]
-    let done = |v: u32| ((v + HALF) >> SHIFT) as u8;
     let taps = columns.taps.max(1);
+    if C == 1 && taps == 2 {
+        let (pairs, _) = columns.weights.as_chunks::<2>();
+        for ((&start, [w0, w1]), out) in columns.starts.iter().zip(pairs).zip(out) {
+            let Some([a, b]) = mid.get(start..start + 2) else {
+                return;
+            };
+            let a = u32::from(*a).wrapping_mul(*w0);
+            let b = u32::from(*b).wrapping_mul(*w1);
+            #[expect(clippy::cast_possible_truncation, reason = "255 at most")]
+            let done = (a.wrapping_add(b).wrapping_add(HALF) >> SHIFT) as u8;
+            *out = done;
+        }
+        return;
+    }
     let weights = columns.weights.chunks_exact(taps);
     let targets = out.chunks_exact_mut(C);
     for ((&start, weights), out) in columns.starts.iter().zip(weights).zip(targets) {
         let Some(from) = mid.get(start * C..(start + taps) * C) else {
             return;
         };
+        // At most 255 × 2^8 × 2^14 and a half: below 2^32.
         for (c, out) in out.iter_mut().enumerate() {
-            // At most 255 × 2^8 × 2^14 and a half: below 2^32.
-            *out = done(match (weights, from) {
-                ([w0, w1], from) if from.len() == 2 * C => {
-                    u32::from(from[c]) * w0 + u32::from(from[C + c]) * w1
-                }
-                _ => from
-                    .chunks_exact(C)
-                    .zip(weights)
-                    .map(|(s, w)| u32::from(s[c]) * w)
-                    .sum(),
-            });
+            let mut sum = HALF;
+            for (s, w) in from.iter().skip(c).step_by(C).zip(weights) {
+                sum = sum.wrapping_add(u32::from(*s).wrapping_mul(*w));
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "255 at most")]
+            let done = (sum >> SHIFT) as u8;
+            *out = done;
         }
     }
 }

@@ -1,77 +1,204 @@
 //! `[fusion.<name>.config]` of a `rules` fusion: what can be written, its defaults and its bounds.
 //!
-//! Read by hand rather than derived, so that one `validate` names every wrong key of every rule,
-//! with what was expected and the nearest known name.
+//! The one place where these keys are defined: the config's JSON Schema, its checks and
+//! `docs/reference` are made from these types.
 
 use std::fmt;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
-use visualpath_core::{Name, TriggerKind, nearest};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use visualpath_core::{Auto, Name, TriggerKind, nearest};
 
 /// Most rules one fusion may have; each is evaluated on every frame.
 pub const MAX_RULES: usize = 64;
 
+/// A day: the longest time a rule may count.
 const MAX_MS: u64 = 86_400_000;
-const MAX_ROLL_S: f64 = 600.0;
-const MAX_RANGE_S: f64 = 3600.0;
 
-const TOP_KEYS: [&str; 2] = ["rule", "stale_ms"];
-/// Every key of a rule, in the order of the reference page.
-pub(super) const KEYS: [&str; 11] = [
-    "label",
-    "when",
-    "kind",
-    "for_ms",
-    "release_ms",
-    "cooldown_ms",
-    "pre_s",
-    "post_s",
-    "score",
-    "max_s",
-    "clip",
-];
-/// Known to the contract, not to this build.
-const LATER: [&str; 3] = ["then", "within_ms", "unless"];
-
-/// The whole config of one `rules` fusion.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Config of the built-in fusion `rules`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct RulesConfig {
-    /// `[[fusion.<name>.config.rule]]`, in the order they are written: the order they fire in.
+    /// The rules; each stands alone.
     pub rule: Vec<RuleConfig>,
-    /// How old a held value may be, milliseconds; `None` (`"auto"`): 2.5 × the extractor's nominal
-    /// interval, at least 200. The aligner's business, not the rules': it hands out what is held.
-    #[serde(serialize_with = "auto_or_number")]
-    pub stale_ms: Option<u64>,
+    /// A held signal older than this is missing; `auto` is 2.5 × the extractor's interval, from
+    /// 200.
+    #[schemars(schema_with = "stale_schema")]
+    pub stale_ms: Auto<u64>,
 }
 
-/// One rule with its defaults filled in. Durations are source time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One rule. All times are source time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RuleConfig {
-    /// Names the trigger and `state/<label>`; unique in the fusion.
+    /// Name of its triggers.
+    #[schemars(extend("examples" = ["visitor"]))]
     pub label: Name,
-    /// The condition: CEL giving true or false.
+    /// CEL condition over the signals of the path's extractors.
+    #[schemars(extend("examples" = ["person.count >= 1"]))]
     pub when: String,
-    /// An instant or a stretch of time. Default `point`.
+    /// An event at the time the condition began, or a range from then until it ended.
+    #[serde(default = "point")]
     pub kind: TriggerKind,
-    /// How long it must hold before the rule fires, milliseconds. Default 0.
+    /// The condition must hold this long without a break.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 86_400_000))]
     pub for_ms: u64,
-    /// How long it must be false, without a break, before the rule can fire again (and a range
-    /// ends), milliseconds. Default 300.
+    /// And be false this long without a break to re-arm.
+    #[serde(default = "release_ms")]
+    #[schemars(range(min = 0, max = 86_400_000))]
     pub release_ms: u64,
-    /// Least time from one firing to the next, milliseconds. Default 2000.
+    /// No second trigger within this time after one.
+    #[serde(default = "cooldown_ms")]
+    #[schemars(range(min = 0, max = 86_400_000))]
     pub cooldown_ms: u64,
-    /// Clip before the event's start, seconds. Default 3.
+    /// The clip starts this long before the condition began.
+    #[serde(default = "pre_s")]
+    #[schemars(range(min = 0, max = 600))]
     pub pre_s: f64,
-    /// Clip after the event's end, seconds. Default 2.
+    /// The clip ends this long after the event.
+    #[serde(default = "post_s")]
+    #[schemars(range(min = 0, max = 600))]
     pub post_s: f64,
-    /// CEL giving a number, clamped to 0–1; evaluated on the frame the rule fires on.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// CEL number, clamped to 0–1, evaluated on the frame the rule fires on. Default: the
+    /// `max_confidence` of the first extractor the rule reads, if its plugin declares it, else 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// Longest range, seconds; a longer one is split. Default 60.
+    /// A range longer than this is split.
+    #[serde(default = "max_s")]
+    #[schemars(range(min = 1, max = 3600))]
     pub max_s: f64,
-    /// Whether a clip is wanted. Default true.
+    /// Whether a clip is made.
+    #[serde(default = "yes")]
     pub clip: bool,
+    /// CEL condition that must follow `when` within `within_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<String>,
+    /// See `then`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub within_ms: Option<u64>,
+    /// CEL condition that cancels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unless: Option<String>,
+}
+
+impl RuleConfig {
+    /// A POINT rule with every default.
+    pub fn new(label: Name, when: impl Into<String>) -> Self {
+        Self {
+            label,
+            when: when.into(),
+            kind: point(),
+            for_ms: 0,
+            release_ms: release_ms(),
+            cooldown_ms: cooldown_ms(),
+            pre_s: pre_s(),
+            post_s: post_s(),
+            score: None,
+            max_s: max_s(),
+            clip: yes(),
+            then: None,
+            within_ms: None,
+            unless: None,
+        }
+    }
+
+    /// The keys it has that this build can't do.
+    pub(super) fn not_built(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("then", self.then.is_some()),
+            ("within_ms", self.within_ms.is_some()),
+            ("unless", self.unless.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(key, set)| set.then_some(key))
+    }
+}
+
+impl RulesConfig {
+    /// What is wrong apart from expressions: too many rules, a label used twice, numbers out of
+    /// bounds (also for apps that make this type themselves), keys of a later build.
+    pub(super) fn faults(&self) -> Vec<RuleError> {
+        let mut faults = Vec::new();
+        if self.rule.len() > MAX_RULES {
+            let message = format!(
+                "{} rules, at most {MAX_RULES} in one fusion: spread them over several paths",
+                self.rule.len()
+            );
+            faults.push(RuleError::new(None, "rule", message));
+        }
+        for (index, rule) in self.rule.iter().enumerate() {
+            if let Some(earlier) = self.rule[..index]
+                .iter()
+                .position(|r| r.label == rule.label)
+            {
+                let message = format!(
+                    "`{}` is the label of rule[{earlier}] already; each rule needs its own (it \
+                     names the topic state/<label>)",
+                    rule.label
+                );
+                faults.push(RuleError::new(Some(index), "label", message));
+            }
+            for (key, seconds, least, most) in [
+                ("pre_s", rule.pre_s, 0.0, 600.0),
+                ("post_s", rule.post_s, 0.0, 600.0),
+                ("max_s", rule.max_s, 1.0, 3600.0),
+            ] {
+                if !(least..=most).contains(&seconds) {
+                    let message = format!("expected seconds, {least} to {most}, got {seconds}");
+                    faults.push(RuleError::new(Some(index), key, message));
+                }
+            }
+            for (key, ms) in [
+                ("for_ms", rule.for_ms),
+                ("release_ms", rule.release_ms),
+                ("cooldown_ms", rule.cooldown_ms),
+            ] {
+                if ms > MAX_MS {
+                    let message = format!("expected milliseconds, 0 to {MAX_MS}, got {ms}");
+                    faults.push(RuleError::new(Some(index), key, message));
+                }
+            }
+            for key in rule.not_built() {
+                faults.push(RuleError::new(
+                    Some(index),
+                    key,
+                    "not in this build yet; remove it",
+                ));
+            }
+        }
+        faults
+    }
+}
+
+fn point() -> TriggerKind {
+    TriggerKind::Point
+}
+fn release_ms() -> u64 {
+    300
+}
+fn cooldown_ms() -> u64 {
+    2000
+}
+fn pre_s() -> f64 {
+    3.0
+}
+fn post_s() -> f64 {
+    2.0
+}
+fn max_s() -> f64 {
+    60.0
+}
+fn yes() -> bool {
+    true
+}
+
+fn stale_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"anyOf": [
+        {"const": "auto"},
+        {"type": "integer", "minimum": 1, "maximum": 86_400_000},
+    ]})
 }
 
 /// One thing wrong with a rule.
@@ -109,270 +236,6 @@ impl fmt::Display for RuleError {
     }
 }
 
-impl RulesConfig {
-    /// Reads `[fusion.<name>.config]`.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong, rule by rule. Expressions are not looked at here: that needs the
-    /// path's extractors, see [`Rules::compile`](super::Rules::compile).
-    pub fn from_map(config: &Map<String, Value>) -> Result<Self, Vec<RuleError>> {
-        let mut errors = Vec::new();
-        for key in config.keys().filter(|k| !TOP_KEYS.contains(&k.as_str())) {
-            let message = format!(
-                "unknown key; known: `rule`, `stale_ms`{}",
-                hint(key, &TOP_KEYS)
-            );
-            errors.push(RuleError::new(None, key, message));
-        }
-        let stale_ms = read_stale_ms(config.get("stale_ms"), &mut errors);
-        let rule = match config.get("rule") {
-            Some(Value::Array(rules)) if !rules.is_empty() => read_rules(rules, &mut errors),
-            None | Some(Value::Array(_)) => {
-                errors.push(RuleError::new(
-                    None,
-                    "rule",
-                    "a `rules` fusion needs at least one rule: [[fusion.<name>.config.rule]] with \
-                     `label` and `when`",
-                ));
-                Vec::new()
-            }
-            Some(other) => {
-                errors.push(RuleError::new(
-                    None,
-                    "rule",
-                    format!(
-                        "expected a list of tables ([[fusion.<name>.config.rule]]), got {}",
-                        kind_of(other)
-                    ),
-                ));
-                Vec::new()
-            }
-        };
-        if errors.is_empty() {
-            Ok(Self { rule, stale_ms })
-        } else {
-            Err(errors)
-        }
-    }
-}
-
-fn read_stale_ms(value: Option<&Value>, errors: &mut Vec<RuleError>) -> Option<u64> {
-    let value = value.filter(|v| v.as_str() != Some("auto"))?;
-    let ms = value.as_u64().filter(|ms| (1..=MAX_MS).contains(ms));
-    if ms.is_none() {
-        let message = format!(
-            "expected \"auto\" or a whole number of milliseconds, 1 to {MAX_MS}, got {}",
-            shown(value)
-        );
-        errors.push(RuleError::new(None, "stale_ms", message));
-    }
-    ms
-}
-
-fn auto_or_number<S: serde::Serializer>(value: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(ms) => s.serialize_u64(*ms),
-        None => s.serialize_str("auto"),
-    }
-}
-
-fn read_rules(rules: &[Value], errors: &mut Vec<RuleError>) -> Vec<RuleConfig> {
-    if rules.len() > MAX_RULES {
-        errors.push(RuleError::new(
-            None,
-            "rule",
-            format!(
-                "{} rules, at most {MAX_RULES} in one fusion: spread them over several paths",
-                rules.len()
-            ),
-        ));
-        return Vec::new();
-    }
-    let mut read: Vec<(usize, RuleConfig)> = Vec::with_capacity(rules.len());
-    for (index, value) in rules.iter().enumerate() {
-        let Value::Object(table) = value else {
-            errors.push(RuleError {
-                rule: None,
-                key: format!("rule[{index}]"),
-                message: format!("expected a table, got {}", kind_of(value)),
-            });
-            continue;
-        };
-        let Some(rule) = RuleTable::read(index, table, errors) else {
-            continue;
-        };
-        if let Some((earlier, _)) = read.iter().find(|(_, r)| r.label == rule.label) {
-            errors.push(RuleError::new(
-                Some(index),
-                "label",
-                format!(
-                    "`{}` is the label of rule[{earlier}] already; each rule needs its own (it \
-                     names the topic state/<label>)",
-                    rule.label
-                ),
-            ));
-        }
-        read.push((index, rule));
-    }
-    read.into_iter().map(|(_, rule)| rule).collect()
-}
-
-/// One rule's table while it is read.
-struct RuleTable<'a> {
-    index: usize,
-    table: &'a Map<String, Value>,
-    errors: &'a mut Vec<RuleError>,
-}
-
-impl<'a> RuleTable<'a> {
-    /// The rule, or `None` when `label` or `when` can't be had. Whatever is wrong goes to `errors`.
-    fn read(
-        index: usize,
-        table: &'a Map<String, Value>,
-        errors: &'a mut Vec<RuleError>,
-    ) -> Option<RuleConfig> {
-        let mut t = Self {
-            index,
-            table,
-            errors,
-        };
-        t.refuse_unknown_keys();
-        let label = t.label();
-        let when = t.required_text("when", "a condition such as \"person.count >= 1\"");
-        Some(RuleConfig {
-            kind: t.kind(),
-            for_ms: t.millis("for_ms", 0, MAX_MS),
-            release_ms: t.millis("release_ms", 300, MAX_MS),
-            cooldown_ms: t.millis("cooldown_ms", 2000, MAX_MS),
-            pre_s: t.seconds("pre_s", 3.0, 0.0, MAX_ROLL_S),
-            post_s: t.seconds("post_s", 2.0, 0.0, MAX_ROLL_S),
-            score: t.text("score", "an expression such as \"person.max_confidence\""),
-            max_s: t.seconds("max_s", 60.0, 1.0, MAX_RANGE_S),
-            clip: t.flag("clip", true),
-            label: label?,
-            when: when?,
-        })
-    }
-
-    fn wrong(&mut self, key: &str, message: String) {
-        self.errors
-            .push(RuleError::new(Some(self.index), key, message));
-    }
-
-    fn refuse_unknown_keys(&mut self) {
-        for key in self.table.keys() {
-            if LATER.contains(&key.as_str()) {
-                self.wrong(key, "not in this build yet; remove it".to_owned());
-            } else if !KEYS.contains(&key.as_str()) {
-                let message = format!("unknown key{}", hint(key, &KEYS));
-                self.wrong(key, message);
-            }
-        }
-    }
-
-    fn label(&mut self) -> Option<Name> {
-        let text = self.required_text("label", "a name such as \"visitor\"")?;
-        match Name::new(&text) {
-            Ok(name) => Some(name),
-            Err(e) => {
-                self.wrong("label", e.to_string());
-                None
-            }
-        }
-    }
-
-    fn required_text(&mut self, key: &str, expected: &str) -> Option<String> {
-        if !self.table.contains_key(key) {
-            self.wrong(key, format!("missing; expected {expected}"));
-            return None;
-        }
-        self.text(key, expected)
-    }
-
-    fn text(&mut self, key: &str, expected: &str) -> Option<String> {
-        match self.table.get(key)? {
-            Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
-            Value::String(_) => {
-                self.wrong(key, format!("empty; expected {expected}"));
-                None
-            }
-            other => {
-                self.wrong(key, format!("expected {expected}, got {}", kind_of(other)));
-                None
-            }
-        }
-    }
-
-    fn kind(&mut self) -> TriggerKind {
-        match self.table.get("kind") {
-            None => TriggerKind::Point,
-            Some(Value::String(s)) if s == "point" => TriggerKind::Point,
-            Some(Value::String(s)) if s == "range" => TriggerKind::Range,
-            Some(other) => {
-                let near = match other {
-                    Value::String(s) => hint(s, &["point", "range"]),
-                    _ => String::new(),
-                };
-                self.wrong(
-                    "kind",
-                    format!(
-                        "expected \"point\" or \"range\", got {}{near}",
-                        shown(other)
-                    ),
-                );
-                TriggerKind::Point
-            }
-        }
-    }
-
-    fn millis(&mut self, key: &str, default: u64, max: u64) -> u64 {
-        match self.table.get(key) {
-            None => default,
-            Some(v) => match v.as_u64() {
-                Some(n) if n <= max => n,
-                _ => {
-                    self.wrong(
-                        key,
-                        format!(
-                            "expected a whole number of milliseconds, 0 to {max}, got {}",
-                            shown(v)
-                        ),
-                    );
-                    default
-                }
-            },
-        }
-    }
-
-    fn seconds(&mut self, key: &str, default: f64, min: f64, max: f64) -> f64 {
-        match self.table.get(key) {
-            None => default,
-            Some(v) => match v.as_f64() {
-                Some(n) if (min..=max).contains(&n) => n,
-                _ => {
-                    self.wrong(
-                        key,
-                        format!("expected seconds, {min} to {max}, got {}", shown(v)),
-                    );
-                    default
-                }
-            },
-        }
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> bool {
-        match self.table.get(key) {
-            None => default,
-            Some(Value::Bool(b)) => *b,
-            Some(v) => {
-                self.wrong(key, format!("expected true or false, got {}", shown(v)));
-                default
-            }
-        }
-    }
-}
-
 /// `; did you mean …?` or nothing.
 pub(super) fn hint(word: &str, known: &[&str]) -> String {
     let near = nearest(word, known.iter().copied());
@@ -381,25 +244,5 @@ pub(super) fn hint(word: &str, known: &[&str]) -> String {
     } else {
         let quoted: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
         format!("; did you mean {}?", quoted.join(" or "))
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a table",
-    }
-}
-
-/// A scalar as it was written, else what it is.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) if text.len() <= 40 => value.to_string(),
-        other => kind_of(other).to_owned(),
     }
 }

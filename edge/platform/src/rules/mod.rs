@@ -4,7 +4,7 @@
 //! Aligned ─▶ HeldMaps (refilled where new) ─▶ each rule: Expression ─▶ Machine ─▶ Trigger
 //! ```
 //!
-//! [`RulesConfig::from_map`] reads the config, [`Rules::compile`] checks every expression against
+//! [`RulesConfig`] is the config, [`Rules::compile`] checks every expression against
 //! the path's extractors and makes the [`Fusion`]. What is decided here and not in the contract is
 //! on `docs/reference/rules.md`.
 //!
@@ -90,7 +90,7 @@ impl Rules {
         extractors: &[ExtractorSignals],
     ) -> Result<Self, Vec<RuleError>> {
         let env = expression::environment();
-        let mut errors = Vec::new();
+        let mut errors = config.faults();
         let mut rules = Vec::with_capacity(config.rule.len());
         for (index, rule) in config.rule.into_iter().enumerate() {
             match Rule::compile(&env, rule, extractors) {

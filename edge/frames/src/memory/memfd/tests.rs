@@ -146,7 +146,8 @@ fn dropping_the_pool_closes_its_descriptor_and_unmaps_it() {
     let mapped = || {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
         maps.lines()
-            .filter_map(|l| l.contains("visualpath-frames").then(|| l.to_owned()))
+            .filter(|l| l.contains("visualpath-frames"))
+            .map(str::to_owned)
             .collect::<Vec<_>>()
     };
     let pool = pool();
@@ -166,10 +167,15 @@ fn dropping_the_pool_closes_its_descriptor_and_unmaps_it() {
     assert_eq!(ours(mapped()), 0);
 }
 
+/// The byte at `i` of the picture below.
+fn pattern(i: usize) -> u8 {
+    u8::try_from(i % 251).expect("below 251")
+}
+
 fn publish(pool: &FramePool, frame_id: u64) -> crate::Frame {
     let mut slot = pool.try_acquire().expect("free");
     for (i, byte) in slot.pixels_mut().iter_mut().enumerate() {
-        *byte = (i % 251) as u8;
+        *byte = pattern(i);
     }
     let layout = *slot.layout();
     let meta = FrameMeta {
@@ -241,10 +247,10 @@ fn in_the_child() {
     assert_eq!(header.format().to_le_bytes(), *b"RGB3");
     assert_eq!(header.pixels(), (pixels as u64, 40 * 30 * 3));
     for (i, byte) in bytes[pixels..pixels + 3600].iter().enumerate() {
-        assert_eq!(*byte, (i % 251) as u8, "pixel byte {i}");
+        assert_eq!(*byte, pattern(i), "pixel byte {i}");
     }
     for (i, byte) in bytes[view..view + 12].iter().enumerate() {
-        assert_eq!(*byte, !((i % 251) as u8), "view byte {i}");
+        assert_eq!(*byte, !pattern(i), "view byte {i}");
     }
     // And it cannot write, neither so nor through a file it opens itself.
     let both = ProtFlags::READ | ProtFlags::WRITE;

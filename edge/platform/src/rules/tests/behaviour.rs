@@ -5,8 +5,8 @@ use visualpath_core::{
     EndReason, Fusion, FusionInput, NS_PER_MS, Outcome, Phase, Trigger, TriggerKind,
 };
 
-use super::super::{MAX_OBJECTS, RulesConfig};
-use super::{aligned, compile, config, feed, held, ms, name, object, people, rule};
+use super::super::{MAX_OBJECTS, RuleConfig, RulesConfig};
+use super::{aligned, compile, feed, held, ms, name, object, people, rule};
 
 const SEEN: &str = "person.count >= 1";
 
@@ -59,7 +59,9 @@ fn the_contracts_example_fires_with_the_contracts_numbers() {
 
 #[test]
 fn a_rule_needs_only_a_label_and_a_condition() {
-    let read = RulesConfig::from_map(&config(&json!([{"label": "r", "when": SEEN}]))).unwrap();
+    let read: RulesConfig =
+        serde_json::from_value(json!({"rule": [{"label": "r", "when": SEEN}]})).unwrap();
+    assert_eq!(read.rule[0], RuleConfig::new(name("r"), SEEN));
     let shown = serde_json::to_value(&read).unwrap();
     assert_eq!(
         shown,
@@ -69,7 +71,7 @@ fn a_rule_needs_only_a_label_and_a_condition() {
         }], "stale_ms": "auto"})
     );
     // What `config show` prints reads back as itself.
-    assert_eq!(RulesConfig::from_map(shown.as_object().unwrap()), Ok(read));
+    assert_eq!(serde_json::from_value::<RulesConfig>(shown).unwrap(), read);
     let mut rules = compile(&json!([{"label": "r", "when": SEEN}])).unwrap();
     assert_eq!(
         feed(&mut rules, "..#").len(),

@@ -8,7 +8,7 @@ mod wrong;
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use visualpath_core::{
     Aligned, AlignedEntry, Fusion, FusionInput, Held, NS_PER_MS, Name, Object, Observation, Trigger,
 };
@@ -33,16 +33,11 @@ fn path() -> Vec<ExtractorSignals> {
     ]
 }
 
-fn config(rules: &Value) -> Map<String, Value> {
-    let Value::Object(map) = json!({ "rule": rules }) else {
-        unreachable!()
-    };
-    map
-}
-
 /// Reads and compiles a list of rules.
 fn compile(rules: &Value) -> Result<Rules, Vec<RuleError>> {
-    Rules::compile(RulesConfig::from_map(&config(rules))?, &path())
+    let config: RulesConfig = serde_json::from_value(json!({ "rule": rules }))
+        .map_err(|e| vec![RuleError::new(None, "rule", e.to_string())])?;
+    Rules::compile(config, &path())
 }
 
 /// One rule `r` with this condition that fires at once and releases at once, and more keys.

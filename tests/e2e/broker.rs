@@ -1,0 +1,141 @@
+//! Brokers that are late, inside, or not wanted.
+
+use std::io::BufRead;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use visualpath_tests::{Config, Mosquitto, Subscriber, cut_vtest, run, visualpath};
+
+#[test]
+fn a_broker_that_comes_late_gets_every_event_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start();
+    // A session that outlives its client and the broker: what is published is kept for it.
+    drop(Subscriber::start(broker.port, &["-c", "-i", "late"]));
+    let stopped = broker.stop();
+    let mut config = Config::demo(
+        cut_vtest(dir.path(), 15.0, 12.0),
+        format!("mqtt://127.0.0.1:{}", stopped.port()),
+    );
+    config.realtime = true;
+    config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 200\npre_s = 0.5\npost_s = 0.5".into();
+    let file = config.write(dir.path());
+    // Scores go up and down all the time, so this fires again and again.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("'person[\"count@door\"] >= 1'", "\"person.max_confidence > 0.62\"");
+    std::fs::write(&file, text).unwrap();
+    let mut child = Command::new(visualpath())
+        .args(["run", "--json", "-c"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events: Vec<Value> = vec![];
+    let mut stopped = Some(stopped);
+    let mut broker = None;
+    for line in std::io::BufReader::new(child.stdout.take().unwrap()).lines() {
+        events.push(serde_json::from_str(&line.unwrap()).unwrap());
+        // The appliance runs and fires without a broker; then there is one.
+        let fired = events.iter().filter(|e| e["event"] == "trigger").count();
+        if fired == 2
+            && let Some(stopped) = stopped.take()
+        {
+            broker = Some(stopped.start());
+        }
+    }
+    let out = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{log}");
+    assert!(log.contains("broker"), "it says that there is none: {log}");
+    let broker = broker.expect("at least two triggers");
+    let fired: Vec<&Value> = events.iter().filter(|e| e["event"] == "trigger").collect();
+    let summary = events.last().unwrap();
+    assert_eq!(summary["events_undelivered"], 0, "{summary}\n{log}");
+    let subscriber = Subscriber::start(broker.port, &["-c", "-i", "late"]);
+    let is_trigger = |t: &str| t.ends_with("/trigger");
+    let seen =
+        subscriber.until(|m| m.iter().filter(|(t, _, _)| is_trigger(t)).count() >= fired.len());
+    let seqs: Vec<u64> = seen
+        .iter()
+        .filter(|(t, _, _)| is_trigger(t))
+        .map(|(_, p, _)| {
+            serde_json::from_str::<Value>(p).unwrap()["seq"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(
+        seqs,
+        (1..=fired.len() as u64).collect::<Vec<_>>(),
+        "gapless, in order"
+    );
+}
+
+#[test]
+fn the_embedded_broker_serves_a_separate_subscriber_on_a_free_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::demo(cut_vtest(dir.path(), 10.0, 14.0), "embedded://127.0.0.1:0");
+    let file = config.write(dir.path());
+    let mut child = Command::new(visualpath())
+        .args(["run", "--json", "-c"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(ready["event"], "ready");
+    let port = u16::try_from(ready["mqtt"]["port"].as_u64().unwrap()).unwrap();
+    let subscriber = Subscriber::start(port, &[]);
+    let seen = subscriber.until(|m| m.iter().any(|(t, _, _)| t.ends_with("/clip")));
+    let trigger = seen
+        .iter()
+        .find(|(t, _, _)| t == "visualpath/test/path/entrance/trigger")
+        .unwrap();
+    let trigger: Value = serde_json::from_str(&trigger.1).unwrap();
+    assert_eq!(trigger["label"], "visitor");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn retained_topics_say_what_runs_and_how_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start();
+    let config = Config::demo(
+        cut_vtest(dir.path(), 0.0, 1.0),
+        format!("mqtt://127.0.0.1:{}", broker.port),
+    );
+    let file = config.write(dir.path());
+    let out = run(
+        dir.path(),
+        ["run".as_ref(), "-c".as_ref(), file.as_os_str()],
+    );
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let subscriber = Subscriber::start(broker.port, &[]);
+    let seen =
+        subscriber.until(|m| m.iter().any(|(t, _, _)| t.ends_with("/health")) && m.len() >= 5);
+    let value = |topic: &str| {
+        let (_, payload, retained) = seen
+            .iter()
+            .find(|(t, _, _)| *t == format!("visualpath/test/{topic}"))
+            .unwrap_or_else(|| panic!("{topic}: {seen:?}"));
+        assert!(retained, "{topic}");
+        payload.clone()
+    };
+    assert_eq!(value("status"), "offline", "it said good-bye");
+    assert_eq!(value("source/yard/status"), "offline");
+    assert_eq!(value("source/yard/extractor/person/status"), "running");
+    for name in ["info", "health"] {
+        let document: Value = serde_json::from_str(&value(name)).unwrap();
+        let (_, schema) = visualpath_mqtt::schemas()
+            .into_iter()
+            .find(|(n, _)| *n == name)
+            .unwrap();
+        assert!(jsonschema::is_valid(&schema, &document), "{document}");
+    }
+    let info: Value = serde_json::from_str(&value("info")).unwrap();
+    assert_eq!(info["models"][0]["name"], "ssd-oidv4");
+    assert_eq!(info["models"][0]["weights_license"], "Apache-2.0");
+}

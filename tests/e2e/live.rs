@@ -1,0 +1,185 @@
+//! A source at its own pace: windows, drops, stopping.
+
+use std::io::BufRead;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use visualpath_tests::{Config, asset, cut_vtest, run, visualpath};
+
+#[test]
+fn a_paced_file_keeps_its_time_stamps_and_reports_latencies() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::demo(cut_vtest(dir.path(), 17.0, 8.0), "off");
+    config.realtime = true;
+    config.isolation = "thread";
+    let file = config.write(dir.path());
+    let out = run(
+        dir.path(),
+        [
+            "run".as_ref(),
+            "-c".as_ref(),
+            file.as_os_str(),
+            "--json".as_ref(),
+        ],
+    );
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let summary = out.of("summary").next().unwrap();
+    assert!(
+        summary["wall_s"].as_f64().unwrap() >= 7.5,
+        "it takes as long as the video: {summary}"
+    );
+    assert_eq!(summary["frames"], 80);
+    // Every frame has an outcome: observed, or dropped with its reason (the machine may be busy).
+    let observed = summary["observations"]["person"].as_u64().unwrap();
+    let dropped: u64 = summary["dropped"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
+    assert_eq!(observed + dropped, 80, "{summary}");
+    let trigger = out.of("trigger").next().expect("somebody is at the door");
+    assert_eq!(
+        trigger["t_ns"].as_i64().unwrap() % 100_000_000,
+        0,
+        "the file's own time"
+    );
+    let latency = &trigger["latency_ms"];
+    assert!(latency["extract"].as_f64().unwrap() > 0.0, "{latency}");
+    assert!(
+        latency["total"].as_f64() >= latency["extract"].as_f64(),
+        "{latency}"
+    );
+    assert_eq!(out.of("clip").next().unwrap()["state"], "ready");
+}
+
+struct Running {
+    child: Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+fn start(dir: &std::path::Path) -> Running {
+    let mut config = Config::demo(asset("videos/vtest.avi"), "off");
+    config.realtime = true;
+    config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 0\npre_s = 0.5\npost_s = 60.0".into();
+    let file = config.write(dir);
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Somebody is always in the picture: it fires on the first frame.
+    let text = text.replace("'person[\"count@door\"] >= 1'", "\"person.count >= 1\"");
+    std::fs::write(&file, text).unwrap();
+    let mut child = Command::new(visualpath())
+        .args(["run", "--json", "-c"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    Running { child, lines }
+}
+
+fn signal(child: &Child, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn sigterm_stops_gracefully_and_accounts_for_the_open_clip() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = start(dir.path());
+    let mut events: Vec<Value> = vec![];
+    for line in &mut run.lines {
+        events.push(serde_json::from_str(&line.unwrap()).unwrap());
+        if events.iter().filter(|e| e["event"] == "trigger").count() == 1 && events.len() == 2 {
+            signal(&run.child, "-TERM");
+        }
+    }
+    let out = run.child.wait_with_output().unwrap();
+    assert_eq!(
+        out.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let triggers = events.iter().filter(|e| e["event"] == "trigger").count();
+    let clips: Vec<&Value> = events.iter().filter(|e| e["event"] == "clip").collect();
+    assert_eq!(
+        clips.len(),
+        triggers,
+        "each trigger's clip is accounted for"
+    );
+    assert_eq!(clips[0]["state"], "ready", "{}", clips[0]);
+    assert_eq!(clips[0]["end_reason"], "stopped", "{}", clips[0]);
+    assert!(
+        clips[0]["short_post_ms"].as_f64().unwrap() > 0.0,
+        "60 s of post-roll were asked for"
+    );
+    let summary = events.last().unwrap();
+    assert_eq!(summary["event"], "summary");
+    assert!(summary["frames"].as_u64().unwrap() < 795);
+    let parts = walk(&dir.path().join("state"))
+        .into_iter()
+        .filter(|f| f.ends_with(".part"))
+        .count();
+    assert_eq!(parts, 0);
+}
+
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut files = vec![];
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else {
+            files.push(path.display().to_string());
+        }
+    }
+    files
+}
+
+#[test]
+fn no_child_outlives_the_appliance() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = start(dir.path());
+    run.lines.next().unwrap().unwrap();
+    run.lines.next().unwrap().unwrap(); // it has fired: the decoder runs
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.child.id()))
+        .map(|own| own + &children_of_threads(run.child.id()))
+        .unwrap();
+    let decoders: Vec<u32> = children
+        .split_whitespace()
+        .map(|p| p.parse().unwrap())
+        .collect();
+    assert!(!decoders.is_empty(), "ffmpeg is a child");
+    signal(&run.child, "-KILL");
+    run.child.wait().unwrap();
+    // Its pipe is gone: the decoder ends by itself.
+    let patience = std::time::Instant::now();
+    for pid in decoders {
+        while alive(pid) {
+            assert!(patience.elapsed().as_secs() < 60, "{pid} is still there");
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn children_of_threads(pid: u32) -> String {
+    let mut all = String::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .flatten()
+    {
+        all += " ";
+        all += &std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    }
+    all
+}
+
+fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
