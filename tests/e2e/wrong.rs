@@ -161,7 +161,7 @@ fn what_only_plugins_and_rules_can_judge_is_told_at_its_line() {
                 when,
                 "\"person.count >=\"",
                 3,
-                &["visualpath.toml:23:", "rule[0].when"],
+                &["visualpath.toml:24:8", "rule[0].when"],
             ),
             case(
                 "rule mixes int and double",

@@ -209,7 +209,7 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// A picture of even surfaces and slopes, as real ones mostly are.
+/// A picture of slopes and edges.
 fn slopes(layout: &ImageLayout) -> Vec<u8> {
     (0..layout.bytes())
         .map(|i| (40 + i % 97 + i / 1777) as u8)
@@ -244,10 +244,6 @@ fn all_colours(color: ColorSpec) -> (ImageLayout, Vec<u8>) {
     (native, src)
 }
 
-/// Half a level of rounding, and the coefficients of 13 bits that SIMD lanes leave room for. The
-/// issue's "at most 1 level" is between integers: to the nearest of the exact value.
-const COLOUR: f64 = 1.5;
-
 #[test]
 fn colours_are_within_one_level_of_the_definition() {
     for color in COLORS {
@@ -271,7 +267,7 @@ fn colours_are_within_one_level_of_the_definition() {
                         }],
                     );
                     assert!(
-                        (got - want[c]).abs() <= COLOUR,
+                        (got - want[c].round()).abs() <= 1.0,
                         "{color:?} y {yv} u {u} v {v} channel {c}: {got}, not {}",
                         want[c]
                     );
@@ -304,14 +300,12 @@ fn grey_is_luma_at_full_range_to_the_nearest() {
     }
 }
 
-/// Resampled luma and chroma are rounded to 8 bits (half a level each, and up to half a level from
-/// the two weights of 8 bits) before the matrix, which multiplies luma by at most 1.17 and chroma
-/// by at most 2.12: the bound for I420 to RGB is 1 + 1.17 + 2.12 = 4.3 levels, and that for
-/// noise, where every sample is the worst. On real pictures neighbours are alike: see `slopes`.
-const RESIZED_TO_RGB: f64 = 4.3;
-/// Without a matrix after it: half a level of rounding, half of weights, times 1.17 for luma, and
-/// half for rounding again.
-const RESIZED: f64 = 1.7;
+/// Resampled luma and chroma are rounded to 8 bits, half a level each; the matrix multiplies luma by
+/// up to 1.17 and one chroma by up to 2.12, and is itself exact to one level: 0.58 + 1.06 + 1, and a
+/// little for weights of 14 bits. Seen on noise, where every sample is the worst: 2.4.
+const RESIZED_TO_RGB: f64 = 2.7;
+/// Without a matrix: half a level of rounding, once more for the luma of RGB, and a little.
+const RESIZED: f64 = 1.1;
 
 const SIZES: [((u32, u32), (u32, u32)); 6] = [
     ((96, 72), (38, 38)),
@@ -325,7 +319,6 @@ const SIZES: [((u32, u32), (u32, u32)); 6] = [
 #[test]
 fn every_resize_is_within_its_bound_of_the_definition() {
     use PixelFormat::{Bgr, Grey, I420, Nv12, Rgb, Yuyv};
-    let mut seen = Vec::new();
     for format in [I420, Nv12, Yuyv, Rgb, Bgr, Grey] {
         for (from, to) in SIZES {
             let native = ImageLayout::packed(format, from.0, from.1, COLORS[0]);
@@ -341,16 +334,11 @@ fn every_resize_is_within_its_bound_of_the_definition() {
                         let spec = spec(view, Some(to), fit, filter);
                         let worst = worst(spec, &native, &src);
                         assert!(worst <= bound, "{format:?} {from:?} {spec:?}: {worst}");
-                        seen.push(worst);
                     }
                 }
             }
         }
     }
-    eprintln!(
-        "worst on noise: {}",
-        seen.iter().copied().fold(0.0, f64::max)
-    );
 }
 
 #[test]
@@ -384,18 +372,6 @@ fn grey_views_of_yuv_are_resized_luma() {
                 );
             }
         }
-    }
-}
-
-#[test]
-fn smooth_pictures_come_out_within_two_levels() {
-    let native = ImageLayout::packed(PixelFormat::I420, 192, 144, COLORS[0]);
-    let src = slopes(&native);
-    for filter in [Filter::Bilinear, Filter::Area] {
-        let spec = spec(ViewFormat::Rgb, Some((75, 75)), Fit::Stretch, filter);
-        let worst = worst(spec, &native, &src);
-        eprintln!("worst on slopes, {filter:?}: {worst}");
-        assert!(worst <= RESIZED_TO_RGB, "{filter:?}: {worst}");
     }
 }
 
@@ -538,66 +514,5 @@ fn time_of_a_detector_view() {
             .collect();
         times.sort();
         eprintln!("{format:?} {size:?} {filter:?}: median {:?}", times[100]);
-    }
-}
-
-#[test]
-#[ignore = "scratch"]
-fn fir_time() {
-    use fast_image_resize as fr;
-    let y = noise(768 * 576, 1);
-    let u = noise(384 * 288, 2);
-    for alg in [
-        fr::ResizeAlg::Interpolation(fr::FilterType::Bilinear),
-        fr::ResizeAlg::Convolution(fr::FilterType::Box),
-    ] {
-        let mut r = fr::Resizer::new();
-        let mut out = vec![0_u8; 300 * 300];
-        let mut times: Vec<_> = (0..200)
-            .map(|_| {
-                let since = std::time::Instant::now();
-                for (src, w, h) in [(&y, 768, 576), (&u, 384, 288), (&u, 384, 288)] {
-                    let mut src = src.clone();
-                    let src = fr::images::TypedImage::<fr::pixels::U8>::from_buffer(w, h, &mut src)
-                        .unwrap();
-                    let mut dst =
-                        fr::images::TypedImage::<fr::pixels::U8>::from_buffer(300, 300, &mut out)
-                            .unwrap();
-                    r.resize_typed(&src, &mut dst, &fr::ResizeOptions::new().resize_alg(alg))
-                        .unwrap();
-                }
-                since.elapsed()
-            })
-            .collect();
-        times.sort();
-        eprintln!("fir {alg:?}: {:?}", times[100]);
-    }
-    let native = ImageLayout::packed(PixelFormat::I420, 768, 576, COLORS[0]);
-    let src = slopes(&native);
-    let (mut mid, mut out) = (Vec::new(), vec![0; 90000]);
-    for filter in [Filter::Bilinear, Filter::Area] {
-        let c = Axis::new(AxisKey::new(768, 768, 1, 300, filter));
-        let r = Axis::new(AxisKey::new(576, 576, 1, 300, filter));
-        let mut times: Vec<_> = (0..200)
-            .map(|_| {
-                let since = std::time::Instant::now();
-                resample::<1>(
-                    Rows {
-                        bytes: &src,
-                        stride: 768,
-                    },
-                    &c,
-                    &r,
-                    &mut mid,
-                    RowsMut {
-                        bytes: &mut out,
-                        stride: 300,
-                    },
-                );
-                since.elapsed()
-            })
-            .collect();
-        times.sort();
-        eprintln!("own luma {filter:?}: {:?}", times[100]);
     }
 }
