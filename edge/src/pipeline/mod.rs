@@ -246,12 +246,15 @@ impl Pipeline {
         broker.info(&info_message(&config, &paths_info));
         broker.health(&health_message(&config, problems));
         let lanes = build::lanes(&config, &plan, loaded, realtime)?;
-        let paths = build::paths(&config, plan, &lanes, realtime, info.nominal_fps);
+        let fps = match (settings.fps, info.nominal_fps) {
+            (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
+            (asked, nominal) => asked.or(nominal),
+        };
+        let paths = build::paths(&config, plan, &lanes, realtime, fps);
 
         let wall = WallClock::starting_now();
         let (to_events, from_all) = bounded(EVENTS);
         let evidence = if wants_clips {
-            let fps = info.nominal_fps;
             Some(Arc::new(evidence::start(
                 &config,
                 &source_name,

@@ -231,11 +231,14 @@ fn combine_columns<const C: usize>(mid: &[u16], columns: &Axis, out: &mut [u8]) 
             return;
         };
         // At most 255 × 2^8 × 2^14 and a half: below 2^32.
-        for (c, out) in out.iter_mut().enumerate() {
-            let mut sum = HALF;
-            for (s, w) in from.iter().skip(c).step_by(C).zip(weights) {
-                sum = sum.wrapping_add(u32::from(*s).wrapping_mul(*w));
+        let mut sums = [HALF; C];
+        let (from, _) = from.as_chunks::<C>();
+        for (from, w) in from.iter().zip(weights) {
+            for (sum, s) in sums.iter_mut().zip(from) {
+                *sum = sum.wrapping_add(u32::from(*s).wrapping_mul(*w));
             }
+        }
+        for (sum, out) in sums.into_iter().zip(out) {
             #[expect(clippy::cast_possible_truncation, reason = "255 at most")]
             let done = (sum >> SHIFT) as u8;
             *out = done;

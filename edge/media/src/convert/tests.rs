@@ -1,4 +1,8 @@
 //! Against a slow reference in real numbers.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers small by construction"
+)]
 
 use proptest::prelude::*;
 use visualpath_core::{ColorMatrix, ColorRange, ColorSpec, Filter, Fit, ViewFormat};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use visualpath_core::{Clock, FrameMeta, ImageLayout, NS_PER_S, Name};
+use visualpath_core::{Clock, FrameMeta, ImageLayout, NS_PER_S, Name, RateGate};
 use visualpath_frames::{Frame, FramePool, Holder, SlotMut};
 
 use super::timeline::{Pacer, Timeline};
@@ -63,6 +63,9 @@ pub(super) struct FileSource<P> {
     clock: Arc<dyn Clock>,
     pictures: P,
     timeline: Timeline,
+    /// Pictures it does not admit are passed over: they are not captured, use up no `frame_id`,
+    /// and the others keep their times.
+    rate: Option<RateGate>,
     pacer: Pacer,
     epoch: u32,
     holder: Option<(u32, Holder)>,
@@ -104,6 +107,7 @@ impl<P: Pictures> FileSource<P> {
             clock,
             pictures,
             timeline: Timeline::new(nominal_ns),
+            rate: None,
             pacer: Pacer::default(),
             epoch: 0,
             holder: None,
@@ -117,6 +121,12 @@ impl<P: Pictures> FileSource<P> {
         }
     }
 
+    /// Captures at most `fps` pictures per second of source time, if given.
+    pub(super) fn limited(mut self, fps: Option<f64>) -> Self {
+        self.rate = fps.and_then(RateGate::new);
+        self
+    }
+
     fn run(&mut self, pool: &FramePool, stop: &StopFlag) -> Result<SourceEvent, Fault> {
         loop {
             if stop.is_set() {
@@ -125,6 +135,10 @@ impl<P: Pictures> FileSource<P> {
             match self.pictures.step(stop)? {
                 Step::Picture { pts_ns } => {
                     let (frame_id, t_ns) = self.stamp(pts_ns);
+                    if self.rate.as_mut().is_some_and(|rate| !rate.admits(t_ns)) {
+                        self.timeline.take_back_id();
+                        continue;
+                    }
                     if self.realtime && !self.pacer.wait(t_ns, &*self.clock, stop) {
                         return Err(Fault::Stopped);
                     }

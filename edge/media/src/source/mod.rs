@@ -52,8 +52,9 @@ pub struct SourceOptions {
     pub width: Option<u32>,
     /// Height wanted of a camera; of no effect on files.
     pub height: Option<u32>,
-    /// Rate wanted of a camera, pictures a second. On a file without time stamps (`.mjpeg`): its
-    /// rate, 25 if absent. Of no effect on other files.
+    /// Rate wanted of a camera, pictures a second. Of a file: at most this rate, by its own time
+    /// stamps, which stay as they are. On a file without time stamps (`.mjpeg`): its rate, 25 if
+    /// absent.
     pub fps: Option<f64>,
     /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
     /// extractors, and a decoder with several threads holds back as many pictures.
@@ -194,7 +195,7 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         Box::new(file::FileSource::new(opts, file, clock, pictures))
     } else {
         let pictures = ffmpeg::FfmpegPictures::open(&file, opts.decode_threads, &head)?;
-        Box::new(file::FileSource::new(opts, file, clock, pictures))
+        Box::new(file::FileSource::new(opts, file, clock, pictures).limited(opts.fps))
     };
     tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
     Ok(source)

@@ -1,4 +1,8 @@
 //! On streams that a real ffmpeg wrote.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers small by construction"
+)]
 
 use std::process::Command;
 use std::sync::OnceLock;

@@ -64,6 +64,11 @@ impl Timeline {
         (id, t_ns)
     }
 
+    /// The picture just stamped is passed over: the next one gets its number. Its time stays known.
+    pub(super) fn take_back_id(&mut self) {
+        self.next_id = self.next_id.saturating_sub(1);
+    }
+
     /// The file starts again.
     pub(super) fn wrap(&mut self) {
         if let Some(last) = self.last_ns {
