@@ -19,7 +19,7 @@ pub const OFF: &str = "off";
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerStartError {
     /// The address.
-    #[error("mqtt.url: {0}")]
+    #[error(transparent)]
     Url(#[from] UrlError),
     /// Prefix or device.
     #[error("mqtt.prefix: {0}")]

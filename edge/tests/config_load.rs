@@ -106,7 +106,7 @@ fn one_source_extractor_path_and_rule_are_enough() {
     assert_eq!(config.drop_policy_of("person"), DropPolicy::Oldest);
     assert_eq!(rules(config).rule[0].pre_s, 3.0);
     assert_eq!(rules(config).rule[1].pre_s, 1.5);
-    assert_eq!(config.mqtt.url, None);
+    assert_eq!(config.mqtt.url, "mqtt://127.0.0.1:1883");
     let person = &config.extractor["person"];
     assert_eq!(
         config.isolation_of(person, Isolation::Inline),
@@ -239,7 +239,7 @@ fn variables_override_keys_whatever_their_case() {
     ]);
     let loaded = case.load().unwrap();
     let config = &loaded.config;
-    assert_eq!(config.mqtt.url.as_deref(), Some("mqtt://b:1883"));
+    assert_eq!(config.mqtt.url, "mqtt://b:1883");
     assert_eq!(config.mqtt.username.as_deref(), Some("1234"));
     assert_eq!(config.source["cam0"].fps, Some(7.5));
     let plugin = &config.extractor["person"].config;
@@ -288,7 +288,7 @@ fn strings_of_files_expand_and_overrides_do_not() {
     ]);
     let loaded = case.load().unwrap();
     assert_eq!(loaded.config.source["cam0"].uri, "/videos/a.mp4");
-    assert_eq!(loaded.config.mqtt.url.as_deref(), Some("mqtt://b"));
+    assert_eq!(loaded.config.mqtt.url, "mqtt://b");
     assert_eq!(loaded.config.mqtt.prefix, "a${HOST}$$");
 }
 

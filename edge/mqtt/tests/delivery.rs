@@ -311,25 +311,23 @@ fn child_publishes_until_killed() {
     };
     let p = publisher(options(port.parse().unwrap()));
     fire(&p, 1);
-    loop {
-        std::thread::park();
-    }
+    // Standard input ends with the parent, should that be killed itself.
+    std::io::read_to_string(std::io::stdin()).unwrap();
 }
 
 #[test]
 fn the_last_will_says_offline_when_the_appliance_is_killed() {
     let broker = Mosquitto::start();
     let subscriber = Subscriber::new(broker.port, "visualpath/#");
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "child_publishes_until_killed",
-            "--exact",
-            "--test-threads=1",
-        ])
-        .env(CHILD_PORT, broker.port.to_string())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let child = Killed(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["child_publishes_until_killed", "--exact"])
+            .env(CHILD_PORT, broker.port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
     subscriber.wait_for("/status", "online");
     assert_eq!(seq(&subscriber.next_on("/trigger")), 1);
     drop(child);

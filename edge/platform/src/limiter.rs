@@ -11,7 +11,7 @@ use heapless::Deque;
 use visualpath_core::RateGate;
 
 /// The longest queue a limiter can have.
-pub const MAX_QUEUE: usize = 16;
+pub const MAX_QUEUE: usize = 64;
 
 /// What happens to a new frame when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

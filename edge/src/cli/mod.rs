@@ -256,7 +256,7 @@ pub fn main() -> Exit {
 fn start_log() {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("VISUALPATH_LOG").unwrap_or_else(|_| {
-            tracing_subscriber::EnvFilter::new("info,rumqttd=warn,tract=warn,ort=warn")
+            tracing_subscriber::EnvFilter::new("info,rumqttd=off,tract=warn,ort=warn")
         });
     tracing_subscriber::fmt()
         .with_env_filter(filter)

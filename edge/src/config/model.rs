@@ -521,7 +521,7 @@ pub enum ClipCodec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClipConfig {
-    /// Directory, under `device.state_dir` unless absolute.
+    /// Directory, under `device.state_dir`.
     pub dir: PathBuf,
     /// Encoding.
     pub codec: ClipCodec,

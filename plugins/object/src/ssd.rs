@@ -31,7 +31,8 @@ pub(crate) struct SsdCard {
     pub aspects: Vec<f64>,
     /// Whether each cell has a square between this grid's scale and the next's.
     pub interpolated: bool,
-    /// Shapes of the first grid's cells: aspect, scale.
+    /// Shapes of the first grid's cells instead: aspect, scale.
+    #[serde(default)]
     pub first_layer: Vec<[f64; 2]>,
     /// What the four box numbers are.
     pub box_order: [String; 4],

@@ -224,12 +224,13 @@ pub(super) fn expand(rows: RowsMut<'_>, (width, height): (usize, usize), range: 
 
 const EXPANDED: [u8; 256] = {
     let mut table = [0; 256];
-    let mut y = 0;
+    let mut y = 0_usize;
     while y < 256 {
         // Rounded to the nearest, clamped.
-        let above = if y < 16 { 0 } else { y - 16 };
-        let full = (above * 255 * 2 + 219) / (2 * 219);
-        table[y] = if full > 255 { 255 } else { full as u8 };
+        let full = (y.saturating_sub(16) * 255 * 2 + 219) / (2 * 219);
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be 255 at most")]
+        let byte = if full > 255 { 255 } else { full as u8 };
+        table[y] = byte;
         y += 1;
     }
     table

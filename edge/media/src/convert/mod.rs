@@ -34,7 +34,7 @@ const MAX_IDLE: usize = 8;
 /// state nothing is allocated.
 #[derive(Debug, Default)]
 pub struct Converter {
-    idle: Mutex<Vec<Box<Scratch>>>,
+    idle: Mutex<Vec<Scratch>>,
 }
 
 /// Buffers of one conversion.

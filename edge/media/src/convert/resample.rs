@@ -201,9 +201,7 @@ const WEIGHT_BITS: u32 = 16 - ONE_BITS;
 /// never wrap; the operations say `wrapping` because overflow checks would keep the loops scalar.
 fn weighed(sample: u8, weight: u32) -> u16 {
     let product = u32::from(u16::from(sample) << MID_BITS).wrapping_mul(weight);
-    #[expect(clippy::cast_possible_truncation, reason = "weight is below 2^16")]
-    let upper = (product >> 16) as u16;
-    upper
+    (product >> 16) as u16
 }
 
 fn combine_columns<const C: usize>(mid: &[u16], columns: &Axis, out: &mut [u8]) {
