@@ -186,9 +186,18 @@ impl Output {
 ///
 /// # Panics
 /// If it can't be started.
-pub fn run<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(dir: &Path, args: I) -> Output {
+pub fn run(dir: &Path, args: &[&str]) -> Output {
+    run_env(dir, args, &[])
+}
+
+/// The same with a changed environment.
+///
+/// # Panics
+/// If it can't be started.
+pub fn run_env(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     let out = Command::new(visualpath())
         .args(args)
+        .envs(env.iter().copied())
         .current_dir(dir)
         .stdin(Stdio::null())
         .output()
@@ -196,12 +205,46 @@ pub fn run<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(dir: &Path, arg
     let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
     Output {
         code: out.status.code().unwrap_or(-1),
-        events: stdout
-            .lines()
-            .filter_map(|l| serde_json::from_str(l).ok())
-            .collect(),
+        events: stdout.lines().filter_map(|l| serde_json::from_str(l).ok()).collect(),
         stdout,
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+/// A `visualpath run --json` that is running.
+pub struct Running {
+    /// The process.
+    pub child: Child,
+    /// Its standard output, line by line.
+    pub lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Running {
+    /// Starts one with this config.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub fn start(config: &Path) -> Self {
+        use std::io::BufRead;
+        let mut child = Command::new(visualpath())
+            .args(["run", "--json", "-c"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Waits for its end; gives its exit code (-1 if a signal ended it) and its log.
+    ///
+    /// # Panics
+    /// If it can't be waited for.
+    pub fn finish(self) -> (i32, String) {
+        let out = self.child.wait_with_output().unwrap();
+        (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned())
     }
 }
 
@@ -215,7 +258,9 @@ pub struct Config {
     pub isolation: &'static str,
     /// `mqtt.url`.
     pub mqtt: String,
-    /// Keys of the rule beside label, when and kind.
+    /// The rule's condition, a TOML string.
+    pub when: &'static str,
+    /// The rule's other keys.
     pub rule: String,
     /// Anything else, appended.
     pub more: String,
@@ -229,6 +274,7 @@ impl Config {
             realtime: false,
             isolation: "inline",
             mqtt: mqtt.into(),
+            when: r#"'person["count@door"] >= 1'"#,
             rule: "kind = \"point\"\nfor_ms = 500\nrelease_ms = 500\ncooldown_ms = 2000\n\
                    pre_s = 3.0\npost_s = 2.0\nscore = \"person.max_confidence\""
                 .to_owned(),
@@ -241,14 +287,7 @@ impl Config {
     /// # Panics
     /// If that can't be written.
     pub fn write(&self, dir: &Path) -> PathBuf {
-        let Self {
-            video,
-            realtime,
-            isolation,
-            mqtt,
-            rule,
-            more,
-        } = self;
+        let Self { video, realtime, isolation, mqtt, when, rule, more } = self;
         let text = format!(
             r#"schema = 1
 [device]
@@ -273,7 +312,7 @@ fusion = "visitor"
 plugin = "rules"
 [[fusion.visitor.config.rule]]
 label = "visitor"
-when = 'person["count@door"] >= 1'
+when = {when}
 {rule}
 [mqtt]
 url = "{mqtt}"

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use visualpath_core::Clock;
 use visualpath_mqtt::{
-    BrokerUrl, Health, Info, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme,
+    BrokerUrl, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme,
     TopicError, Topics, UrlError, parse_url,
 };
 
@@ -147,24 +147,6 @@ impl Broker {
     /// What `run --json` prints first.
     pub fn ready(&self) -> Ready {
         self.ready.clone()
-    }
-
-    /// Sets the retained `info`.
-    pub fn info(&self, info: &Info) {
-        if let Some(publisher) = &self.publisher
-            && let Err(e) = publisher.info(info)
-        {
-            tracing::warn!(error = %e, "info could not be published");
-        }
-    }
-
-    /// Sets the retained `health`.
-    pub fn health(&self, health: &Health) {
-        if let Some(publisher) = &self.publisher
-            && let Err(e) = publisher.health(health)
-        {
-            tracing::warn!(error = %e, "health could not be published");
-        }
     }
 
     /// Publishes what is left until the deadline. Gives the number of messages that stay

@@ -1,10 +1,7 @@
 //! Brokers that are late, inside, or not wanted.
 
-use std::io::BufRead;
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
-use visualpath_tests::{Config, Mosquitto, Subscriber, cut_vtest, run, visualpath};
+use visualpath_tests::{Config, Mosquitto, Running, Subscriber, cut_vtest, run};
 
 #[test]
 fn a_broker_that_comes_late_gets_every_event_in_order() {
@@ -19,22 +16,13 @@ fn a_broker_that_comes_late_gets_every_event_in_order() {
     );
     config.realtime = true;
     config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 200\npre_s = 0.5\npost_s = 0.5".into();
-    let file = config.write(dir.path());
     // Scores go up and down all the time, so this fires again and again.
-    let text = std::fs::read_to_string(&file).unwrap();
-    let text = text.replace("'person[\"count@door\"] >= 1'", "\"person.max_confidence > 0.58\"");
-    std::fs::write(&file, text).unwrap();
-    let mut child = Command::new(visualpath())
-        .args(["run", "--json", "-c"])
-        .arg(&file)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    config.when = "\"person.max_confidence > 0.58\"";
+    let mut run = Running::start(&config.write(dir.path()));
     let mut events: Vec<Value> = vec![];
     let mut stopped = Some(stopped);
     let mut broker = None;
-    for line in std::io::BufReader::new(child.stdout.take().unwrap()).lines() {
+    for line in &mut run.lines {
         events.push(serde_json::from_str(&line.unwrap()).unwrap());
         // The appliance runs and fires without a broker; then there is one.
         let fired = events.iter().filter(|e| e["event"] == "trigger").count();
@@ -44,9 +32,8 @@ fn a_broker_that_comes_late_gets_every_event_in_order() {
             broker = Some(stopped.start());
         }
     }
-    let out = child.wait_with_output().unwrap();
-    let log = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{log}");
+    let (code, log) = run.finish();
+    assert_eq!(code, 0, "{log}");
     assert!(log.contains("broker"), "it says that there is none: {log}");
     let broker = broker.expect("at least two triggers");
     let fired: Vec<&Value> = events.iter().filter(|e| e["event"] == "trigger").collect();
@@ -76,16 +63,8 @@ fn a_broker_that_comes_late_gets_every_event_in_order() {
 fn the_embedded_broker_serves_a_separate_subscriber_on_a_free_port() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config::demo(cut_vtest(dir.path(), 10.0, 14.0), "embedded://127.0.0.1:0");
-    let file = config.write(dir.path());
-    let mut child = Command::new(visualpath())
-        .args(["run", "--json", "-c"])
-        .arg(&file)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    let ready: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let mut running = Running::start(&config.write(dir.path()));
+    let ready: Value = serde_json::from_str(&running.lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(ready["event"], "ready");
     let port = u16::try_from(ready["mqtt"]["port"].as_u64().unwrap()).unwrap();
     let subscriber = Subscriber::start(port, &[]);
@@ -96,7 +75,11 @@ fn the_embedded_broker_serves_a_separate_subscriber_on_a_free_port() {
         .unwrap();
     let trigger: Value = serde_json::from_str(&trigger.1).unwrap();
     assert_eq!(trigger["label"], "visitor");
-    assert!(child.wait().unwrap().success());
+    for line in &mut running.lines {
+        line.unwrap();
+    }
+    let (code, log) = running.finish();
+    assert_eq!(code, 0, "{log}");
 }
 
 #[test]
@@ -108,10 +91,7 @@ fn retained_topics_say_what_runs_and_how_it_is() {
         format!("mqtt://127.0.0.1:{}", broker.port),
     );
     let file = config.write(dir.path());
-    let out = run(
-        dir.path(),
-        ["run".as_ref(), "-c".as_ref(), file.as_os_str()],
-    );
+    let out = run(dir.path(), &["run", "-c", file.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     let subscriber = Subscriber::start(broker.port, &[]);
     let seen =

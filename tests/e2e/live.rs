@@ -1,10 +1,9 @@
 //! A source at its own pace: windows, drops, stopping.
 
-use std::io::BufRead;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use serde_json::Value;
-use visualpath_tests::{Config, asset, cut_vtest, run, visualpath};
+use visualpath_tests::{Config, Running, asset, cut_vtest, run};
 
 #[test]
 fn a_paced_file_keeps_its_time_stamps_and_reports_latencies() {
@@ -13,15 +12,7 @@ fn a_paced_file_keeps_its_time_stamps_and_reports_latencies() {
     config.realtime = true;
     config.isolation = "thread";
     let file = config.write(dir.path());
-    let out = run(
-        dir.path(),
-        [
-            "run".as_ref(),
-            "-c".as_ref(),
-            file.as_os_str(),
-            "--json".as_ref(),
-        ],
-    );
+    let out = run(dir.path(), &["run", "--json", "-c", file.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     let summary = out.of("summary").next().unwrap();
     assert!(
@@ -53,29 +44,13 @@ fn a_paced_file_keeps_its_time_stamps_and_reports_latencies() {
     assert_eq!(out.of("clip").next().unwrap()["state"], "ready");
 }
 
-struct Running {
-    child: Child,
-    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
-}
-
 fn start(dir: &std::path::Path) -> Running {
     let mut config = Config::demo(asset("videos/vtest.avi"), "off");
     config.realtime = true;
-    config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 0\npre_s = 0.5\npost_s = 60.0".into();
-    let file = config.write(dir);
-    let text = std::fs::read_to_string(&file).unwrap();
     // Somebody is always in the picture: it fires on the first frame.
-    let text = text.replace("'person[\"count@door\"] >= 1'", "\"person.count >= 1\"");
-    std::fs::write(&file, text).unwrap();
-    let mut child = Command::new(visualpath())
-        .args(["run", "--json", "-c"])
-        .arg(&file)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    Running { child, lines }
+    config.when = "\"person.count >= 1\"";
+    config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 0\npre_s = 0.5\npost_s = 60.0".into();
+    Running::start(&config.write(dir))
 }
 
 fn signal(child: &Child, signal: &str) {
@@ -97,13 +72,8 @@ fn sigterm_stops_gracefully_and_accounts_for_the_open_clip() {
             signal(&run.child, "-TERM");
         }
     }
-    let out = run.child.wait_with_output().unwrap();
-    assert_eq!(
-        out.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let (code, log) = run.finish();
+    assert_eq!(code, 0, "{log}");
     let triggers = events.iter().filter(|e| e["event"] == "trigger").count();
     let clips: Vec<&Value> = events.iter().filter(|e| e["event"] == "clip").collect();
     assert_eq!(

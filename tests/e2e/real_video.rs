@@ -43,15 +43,7 @@ fn go(dir: &Path, isolation: &'static str, mqtt: &str) -> Output {
     let mut config = Config::demo(asset("videos/vtest.avi"), mqtt);
     config.isolation = isolation;
     let file = config.write(dir);
-    let out = run(
-        dir,
-        [
-            "run".as_ref(),
-            "-c".as_ref(),
-            file.as_os_str(),
-            "--json".as_ref(),
-        ],
-    );
+    let out = run(dir, &["run", "--json", "-c", file.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     out
 }
@@ -266,15 +258,7 @@ fn a_range_has_two_messages_and_one_clip_of_its_whole_length() {
     config.rule =
         "kind = \"range\"\nfor_ms = 300\nrelease_ms = 400\npre_s = 0.5\npost_s = 0.5".into();
     let file = config.write(dir.path());
-    let out = run(
-        dir.path(),
-        [
-            "run".as_ref(),
-            "-c".as_ref(),
-            file.as_os_str(),
-            "--json".as_ref(),
-        ],
-    );
+    let out = run(dir.path(), &["run", "--json", "-c", file.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     let triggers: Vec<_> = out.of("trigger").collect();
     let (start, end) = (triggers[0], triggers[1]);
@@ -310,15 +294,7 @@ fn tract_finds_the_same_events_as_onnx_runtime() {
         let text = std::fs::read_to_string(&file).unwrap();
         let text = text.replace("classes =", &format!("runtime = \"{runtime}\"\nclasses ="));
         std::fs::write(&file, text).unwrap();
-        let out = run(
-            dir.path(),
-            [
-                "run".as_ref(),
-                "-c".as_ref(),
-                file.as_os_str(),
-                "--json".as_ref(),
-            ],
-        );
+        let out = run(dir.path(), &["run", "--json", "-c", file.to_str().unwrap()]);
         assert_eq!(out.code, 0, "{}", out.stderr);
         let name = if runtime == "ort" {
             "onnxruntime"

@@ -2,30 +2,9 @@
 //! with exact lines and columns, are `edge/tests/fixtures/wrong_configs`.)
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use visualpath_tests::{Config, Output, asset, cut_vtest, visualpath};
-
-/// A run with a changed environment.
-fn run_env(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
-    let out = Command::new(visualpath())
-        .args(args)
-        .envs(env.iter().copied())
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
-    Output {
-        code: out.status.code().unwrap_or(-1),
-        events: stdout
-            .lines()
-            .filter_map(|l| serde_json::from_str(l).ok())
-            .collect(),
-        stdout,
-        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-    }
-}
+use visualpath_tests::{Config, asset, cut_vtest, run, run_env};
 
 /// A wrong input: what is changed in a good config, and what must come of it.
 struct Case {
@@ -58,7 +37,7 @@ fn check(dir: &Path, video: &Path, cases: Vec<Case>) {
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.contains(c.replace.0), "{}: nothing to replace", c.name);
         std::fs::write(&file, text.replacen(c.replace.0, &c.replace.1, 1)).unwrap();
-        let out = run_env(dir, &["run", "--json", "-c", "visualpath.toml"], &[]);
+        let out = run(dir, &["run", "--json", "-c", "visualpath.toml"]);
         assert_eq!(out.code, c.exit, "{}: {}", c.name, out.stderr);
         for says in c.says {
             assert!(
@@ -264,7 +243,7 @@ fn models_and_runtimes_that_cannot_be_had_are_named() {
     let fake = dir.path().join("libonnxruntime.so");
     std::fs::write(&fake, "not a library").unwrap();
     let fake = fake.to_str().unwrap();
-    let run = |runtime: &str| {
+    let with = |runtime: &str| {
         let file = Config::demo(video.clone(), "off").write(dir.path());
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(
@@ -278,10 +257,10 @@ fn models_and_runtimes_that_cannot_be_had_are_named() {
             &[("ORT_DYLIB_PATH", fake)],
         )
     };
-    let out = run("ort");
+    let out = with("ort");
     assert_eq!(out.code, 6, "{}", out.stderr);
     assert!(out.stderr.contains(fake), "{}", out.stderr);
-    let out = run("auto");
+    let out = with("auto");
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert!(
         out.stderr.contains("tract"),
@@ -293,7 +272,7 @@ fn models_and_runtimes_that_cannot_be_had_are_named() {
 fn video_case(dir: &Path, video: PathBuf, exit: i32, says: &[&str], frames: Option<u64>) {
     let name = video.display().to_string();
     Config::demo(video, "off").write(dir);
-    let out = run_env(dir, &["run", "--json", "-c", "visualpath.toml"], &[]);
+    let out = run(dir, &["run", "--json", "-c", "visualpath.toml"]);
     assert_eq!(out.code, exit, "{name}: {}", out.stderr);
     for says in says {
         assert!(
@@ -432,21 +411,21 @@ fn state_broker_and_command_line_faults_have_their_exit_codes() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     Config::demo(video, format!("embedded://127.0.0.1:{port}")).write(d);
-    let out = run_env(d, &["run", "-c", "visualpath.toml"], &[]);
+    let out = run(d, &["run", "-c", "visualpath.toml"]);
     assert_eq!(out.code, 5, "{}", out.stderr);
     assert!(
         out.stderr.contains("127.0.0.1:0 for a free port"),
         "{}",
         out.stderr
     );
-    let out = run_env(d, &["run", "-c", "nowhere.toml"], &[]);
+    let out = run(d, &["run", "-c", "nowhere.toml"]);
     assert_eq!(out.code, 3, "{}", out.stderr);
     assert!(out.stderr.contains("nowhere.toml"), "{}", out.stderr);
-    let out = run_env(d, &["runn"], &[]);
+    let out = run(d, &["runn"]);
     assert_eq!(out.code, 2, "{}", out.stderr);
-    let out = run_env(d, &["config", "schema", "triger"], &[]);
+    let out = run(d, &["config", "schema", "triger"]);
     assert_eq!(out.code, 2, "{}", out.stderr);
-    let out = run_env(d, &["plugins", "test", "objekt", "--source", "x"], &[]);
+    let out = run(d, &["plugins", "test", "objekt", "--source", "x"]);
     assert_eq!(out.code, 6, "{}", out.stderr);
 }
 
@@ -455,11 +434,11 @@ fn a_broken_config_runs_the_last_good_one_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     let file = Config::demo(cut_vtest(d, 0.0, 1.0), "off").write(d);
-    let good = run_env(d, &["run", "--json", "-c", "visualpath.toml"], &[]);
+    let good = run(d, &["run", "--json", "-c", "visualpath.toml"]);
     assert_eq!(good.code, 0, "{}", good.stderr);
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("realtime", "realtim")).unwrap();
-    let out = run_env(d, &["run", "--json", "-c", "visualpath.toml"], &[]);
+    let out = run(d, &["run", "--json", "-c", "visualpath.toml"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert!(
         out.stderr

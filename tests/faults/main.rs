@@ -1,10 +1,9 @@
 //! Faults in real processes: what happens when the appliance is killed at any moment.
 
-use std::io::BufRead;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
-use visualpath_tests::{Config, cut_vtest, visualpath};
+use visualpath_tests::{Config, Running, cut_vtest};
 
 /// SIGKILL at random moments of a run that writes clips: every clip that was announced as ready is
 /// whole (its sum is right and it decodes), and the next start works. (Making unfinished clips
@@ -16,10 +15,8 @@ fn killed_at_any_moment_no_announced_clip_is_broken_and_it_starts_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::demo(cut_vtest(dir.path(), 0.0, 10.0), "off");
     config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 0\npre_s = 0.3\npost_s = 0.3".into();
+    config.when = "\"person.max_confidence > 0.58\"";
     let file = config.write(dir.path());
-    let text = std::fs::read_to_string(&file).unwrap();
-    let text = text.replace("'person[\"count@door\"] >= 1'", "\"person.max_confidence > 0.58\"");
-    std::fs::write(&file, text).unwrap();
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut ready = 0;
     for round in 0..kills {
@@ -27,25 +24,19 @@ fn killed_at_any_moment_no_announced_clip_is_broken_and_it_starts_again() {
         seed ^= seed >> 7;
         seed ^= seed << 17;
         let after = 1 + seed % 12;
-        let mut child = Command::new(visualpath())
-            .args(["run", "--json", "-c"])
-            .arg(&file)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut run = Running::start(&file);
         let mut events: Vec<Value> = vec![];
-        for line in std::io::BufReader::new(child.stdout.take().unwrap()).lines() {
+        for line in &mut run.lines {
             // A line may be cut off by the kill.
             let Ok(event) = serde_json::from_str::<Value>(&line.unwrap()) else { break };
             assert_ne!(event["event"], "summary", "it must not end before it is killed");
             events.push(event);
             if events.len() as u64 > after {
-                child.kill().unwrap();
+                run.child.kill().unwrap();
                 break;
             }
         }
-        child.wait().unwrap();
+        run.finish();
         for clip in events.iter().filter(|e| e["event"] == "clip") {
             assert_eq!(clip["state"], "ready", "round {round}: {clip}");
             let path = dir.path().join("state").join(clip["file"].as_str().unwrap());

@@ -1,4 +1,8 @@
 //! What the publisher promises, against a real mosquitto.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's allow-unwrap-in-tests covers test functions only, not their helpers"
+)]
 
 mod support;
 

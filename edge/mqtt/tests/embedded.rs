@@ -1,5 +1,9 @@
 //! The broker inside the process.
 #![cfg(feature = "embedded")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's allow-unwrap-in-tests covers test functions only, not their helpers"
+)]
 
 mod support;
 

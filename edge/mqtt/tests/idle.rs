@@ -1,4 +1,8 @@
 //! An idle publisher costs nothing. Alone in its process: the threads are counted by name.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy's allow-unwrap-in-tests covers test functions only, not their helpers"
+)]
 
 mod support;
 

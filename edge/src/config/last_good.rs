@@ -21,6 +21,7 @@ use super::{Loaded, expand, load, load_layers, show};
 
 /// What to run with.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is made, once, at start")]
 pub enum Start {
     /// The config asked for.
     Asked(Loaded),

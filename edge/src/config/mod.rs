@@ -12,10 +12,12 @@
 //! Keys are defined in [`model`], once; the schema, the checks, the reference and the default text
 //! follow from it. What a key needs that this build has not is in [`not_built`].
 
+mod answers;
 mod check;
 mod conform;
 mod diagnostic;
 mod expand;
+mod fusion;
 mod last_good;
 mod layers;
 mod machine;
@@ -24,6 +26,7 @@ pub mod not_built;
 mod schema;
 mod show;
 mod tree;
+mod values;
 
 use std::path::PathBuf;
 

@@ -4,26 +4,19 @@
 //! checks read that schema, and the tables of `docs/reference/config.md` are made from it too, so
 //! the doc comments here are the reference's text.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+pub use super::fusion::{FusionConfig, FusionSettings, RuleConfig, RulesConfig};
+pub use super::values::{DEVICE_PATTERN, DeviceId, NAME_PATTERN, OneOrMany};
+use super::values::{auto_integer, name, name_or_names, named, names};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use visualpath_core::Auto;
 use visualpath_core::{Anchor, Name};
-pub use visualpath_platform::rules::{RuleConfig, RulesConfig};
 
 /// The number of the config's form this build reads.
 pub const SCHEMA: u32 = 1;
-
-/// Form of a name; the schema's patterns are this or [`DEVICE_PATTERN`].
-pub const NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
-/// Form of a device id.
-pub const DEVICE_PATTERN: &str = "^[a-z][a-z0-9_-]{0,63}$";
-
-/// Most entries of one kind; what walks `depends` may recurse.
-const MAX_ENTRIES: u32 = 256;
 
 /// A whole config.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,64 +97,6 @@ impl Default for DeviceConfig {
             id: None,
             state_dir: "/var/lib/visualpath".into(),
         }
-    }
-}
-
-/// A checked device id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct DeviceId(String);
-
-impl DeviceId {
-    /// Checks the form; the error says what was expected.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let mut chars = text.bytes();
-        let form = chars.next().is_some_and(|c| c.is_ascii_lowercase())
-            && chars
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-'))
-            && text.len() <= 64;
-        if form {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!(
-                "`{text}` is not a device id: expected a lower-case letter, then lower-case letters, digits, _ or -, at most 64"
-            ))
-        }
-    }
-
-    /// For ids made of a checked alphabet.
-    pub(super) fn unchecked(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for DeviceId {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::new(&text)
-    }
-}
-
-impl From<DeviceId> for String {
-    fn from(id: DeviceId) -> Self {
-        id.0
-    }
-}
-
-impl JsonSchema for DeviceId {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "DeviceId".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": DEVICE_PATTERN})
     }
 }
 
@@ -387,26 +322,6 @@ pub struct ZoneConfig {
     pub anchor: Anchor,
 }
 
-/// One value or a list of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany<T> {
-    /// One.
-    One(T),
-    /// A list.
-    Many(Vec<T>),
-}
-
-impl<T> OneOrMany<T> {
-    /// The values.
-    pub fn as_slice(&self) -> &[T] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
-    }
-}
-
 /// One path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -425,82 +340,6 @@ pub struct PathConfig {
     #[serde(default)]
     #[schemars(schema_with = "auto_integer::<1, 600_000>")]
     pub window_ms: Auto<u64>,
-}
-
-/// One fusion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "RawFusion")]
-pub struct FusionConfig {
-    /// The plugin's name; `rules` is built in.
-    pub plugin: String,
-    /// Its config.
-    pub config: FusionSettings,
-}
-
-/// A fusion's config.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum FusionSettings {
-    /// Of `plugin = "rules"`.
-    Rules(RulesConfig),
-    /// Of any other plugin, unchanged.
-    Other(serde_json::Map<String, serde_json::Value>),
-}
-
-impl FusionConfig {
-    /// The rules, if this is a `rules` fusion.
-    pub fn rules(&self) -> Option<&RulesConfig> {
-        match &self.config {
-            FusionSettings::Rules(rules) => Some(rules),
-            FusionSettings::Other(_) => None,
-        }
-    }
-}
-
-/// [`FusionConfig`] before its plugin is known.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct RawFusion {
-    /// The plugin's name; `rules` is built in.
-    #[schemars(extend("examples" = ["rules"]))]
-    plugin: String,
-    /// The plugin's config; of `rules`: `rule` and `stale_ms`.
-    #[serde(default)]
-    config: serde_json::Map<String, serde_json::Value>,
-}
-
-impl TryFrom<RawFusion> for FusionConfig {
-    type Error = serde_json::Error;
-    fn try_from(raw: RawFusion) -> Result<Self, Self::Error> {
-        let config = if raw.plugin == "rules" {
-            FusionSettings::Rules(serde_json::from_value(raw.config.into())?)
-        } else {
-            FusionSettings::Other(raw.config)
-        };
-        Ok(Self {
-            plugin: raw.plugin,
-            config,
-        })
-    }
-}
-
-impl JsonSchema for FusionConfig {
-    fn schema_name() -> Cow<'static, str> {
-        "FusionConfig".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let rules = generator.subschema_for::<RulesConfig>();
-        let mut schema = RawFusion::json_schema(generator);
-        schema.insert(
-            "if".into(),
-            serde_json::json!({"properties": {"plugin": {"const": "rules"}}}),
-        );
-        schema.insert(
-            "then".into(),
-            serde_json::json!({"properties": {"config": rules}}),
-        );
-        schema
-    }
 }
 
 /// How clips are encoded.
@@ -683,132 +522,4 @@ fn hang_ms() -> u64 {
 }
 fn start_timeout_s() -> f64 {
     120.0
-}
-
-fn name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "pattern": NAME_PATTERN})
-}
-
-fn names(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}})
-}
-
-fn name_or_names(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"anyOf": [
-        {"type": "string", "pattern": NAME_PATTERN},
-        {"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}, "minItems": 1},
-    ]})
-}
-
-fn auto_integer<const MIN: u64, const MAX: u64>(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"anyOf": [
-        {"const": "auto"},
-        {"type": "integer", "minimum": MIN, "maximum": MAX},
-    ]})
-}
-
-fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    let item = generator.subschema_for::<T>();
-    json_schema!({
-        "type": "object",
-        "propertyNames": {"pattern": NAME_PATTERN},
-        "maxProperties": MAX_ENTRIES,
-        "additionalProperties": item,
-    })
-}
-
-impl Config {
-    /// The device's id. [`super::load`] always fills it in.
-    pub fn device_id(&self) -> &str {
-        self.device.id.as_ref().map_or("device", DeviceId::as_str)
-    }
-
-    /// Where clips go.
-    pub fn clip_dir(&self) -> PathBuf {
-        self.device.state_dir.join(&self.clip.dir)
-    }
-
-    /// The isolation of an extractor whose plugin recommends `recommended` at least.
-    pub fn isolation_of(&self, extractor: &ExtractorConfig, recommended: Isolation) -> Isolation {
-        extractor
-            .isolation
-            .unwrap_or_else(|| recommended.max(self.isolation.default))
-    }
-
-    /// The source an extractor looks at: that of the first path that has it, itself or through
-    /// `depends`; else the only source.
-    pub fn source_of(&self, extractor: &str) -> Option<(&Name, &SourceConfig)> {
-        self.path
-            .values()
-            .find(|path| self.extractors_of(path).contains(&extractor))
-            .and_then(|path| path.source.as_slice().first())
-            .and_then(|name| self.source.get_key_value(name))
-            .or_else(|| self.source.iter().next().filter(|_| self.source.len() == 1))
-    }
-
-    /// The extractors a path needs: its own and, before each, those it depends on.
-    pub fn extractors_of<'a>(&'a self, path: &'a PathConfig) -> Vec<&'a str> {
-        fn visit<'a>(
-            config: &'a Config,
-            name: &'a str,
-            on_way: &mut Vec<&'a str>,
-            out: &mut Vec<&'a str>,
-        ) {
-            if out.contains(&name) || on_way.contains(&name) {
-                return;
-            }
-            on_way.push(name);
-            if let Some(extractor) = config.extractor.get(name) {
-                for dep in &extractor.depends {
-                    visit(config, dep.as_str(), on_way, out);
-                }
-            }
-            on_way.pop();
-            out.push(name);
-        }
-        let mut out = Vec::new();
-        for name in &path.extractors {
-            visit(self, name.as_str(), &mut Vec::new(), &mut out);
-        }
-        out
-    }
-
-    /// Which frame goes when the extractor's queue is full.
-    pub fn drop_policy_of(&self, extractor: &str) -> DropPolicy {
-        let chosen = self.extractor.get(extractor).and_then(|e| e.drop);
-        let realtime = self.source_of(extractor).is_none_or(|(_, s)| s.realtime);
-        chosen.unwrap_or(if realtime {
-            DropPolicy::Oldest
-        } else {
-            DropPolicy::None
-        })
-    }
-
-    /// The zones of a source, checked before by [`super::load`].
-    pub fn zones_of(&self, source: &str) -> Vec<visualpath_core::Zone> {
-        self.zone
-            .iter()
-            .filter(|(_, zone)| zone.source == *source)
-            .filter_map(|(name, zone)| {
-                visualpath_core::Zone::new(name.clone(), zone.polygon.clone(), zone.anchor).ok()
-            })
-            .collect()
-    }
-
-    /// Fills in the defaults that depend on the machine or on other keys.
-    pub(super) fn resolve(&mut self, machine: &super::Machine) {
-        if self.device.id.is_none() {
-            self.device.id = Some(machine.device_id());
-        }
-        let policies: Vec<(Name, DropPolicy)> = self
-            .extractor
-            .keys()
-            .map(|name| (name.clone(), self.drop_policy_of(name.as_str())))
-            .collect();
-        for (name, policy) in policies {
-            if let Some(extractor) = self.extractor.get_mut(&name) {
-                extractor.drop = Some(policy);
-            }
-        }
-    }
 }

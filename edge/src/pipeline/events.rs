@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use visualpath_core::{ModelUse, Name, Phase, Trigger};
 use visualpath_media::clip::{ClipResult, ClipState as Cut, EvidenceLane};
-use visualpath_mqtt::payload::{ClipCounts, ClipGap, Latency, TriggerContext};
+use visualpath_mqtt::payload::{ClipCounts, ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
     ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
 };
@@ -19,6 +19,7 @@ use visualpath_platform::Times;
 
 use super::evidence::clip_request;
 use super::out::Out;
+use super::{health_message, problem};
 use super::wall::WallClock;
 
 /// What reaches the events thread.
@@ -96,6 +97,8 @@ pub struct Events {
     pub device: String,
     /// This boot's id.
     pub boot_id: String,
+    /// What is wrong, for `health`.
+    pub problems: Vec<Problem>,
     /// The app's subscriber.
     pub on_trigger: Option<OnTrigger>,
     /// RANGEs that have started, by path and label.
@@ -129,20 +132,22 @@ impl Events {
                     let name = &self.paths[path].name;
                     self.out.state(name, &label, on);
                 }
-                Event::Held { extractor, why } => {
-                    tracing::debug!(%extractor, why, "on Hold");
-                    let source = self.paths.first().map(|p| p.source.clone());
-                    if let Some(source) = source {
-                        self.out
-                            .extractor_status(&source, &extractor, ExtractorStatus::Held);
-                    }
-                }
+                Event::Held { extractor, why } => self.held(&extractor, &why),
                 Event::Clip(result) => self.clip(*result),
                 Event::Flush(done) => drop(done),
                 Event::End => break,
             }
         }
         self
+    }
+
+    fn held(&mut self, extractor: &Name, why: &str) {
+        if let Some(path) = self.paths.first() {
+            self.out.extractor_status(&path.source, extractor, ExtractorStatus::Held);
+        }
+        let advice = "see the log; restart visualpath, or change the extractor's config or plugin";
+        self.problems.push(problem("extractor_held", extractor.as_str(), why, advice));
+        self.out.health(&health_message(&self.device, self.problems.clone()));
     }
 
     fn fired(&mut self, index: usize, trigger: &Trigger, times: Times, extract_ns: i64) {

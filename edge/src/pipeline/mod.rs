@@ -243,8 +243,8 @@ impl Pipeline {
                     .collect(),
             })
             .collect();
-        broker.info(&info_message(&config, &paths_info));
-        broker.health(&health_message(&config, problems));
+        out.info(&info_message(&config, &paths_info));
+        out.health(&health_message(config.device_id(), problems.clone()));
         let lanes = build::lanes(&config, &plan, loaded, realtime)?;
         let fps = match (settings.fps, info.nominal_fps) {
             (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
@@ -304,6 +304,7 @@ impl Pipeline {
             wall,
             device: config.device_id().to_owned(),
             boot_id: wall::boot_id(),
+            problems,
             on_trigger,
             open: HashMap::new(),
             asked: HashMap::new(),
@@ -456,10 +457,10 @@ pub fn problem(code: &str, subject: &str, detail: &str, advice: &str) -> Problem
     }
 }
 
-fn health_message(config: &Config, problems: Vec<Problem>) -> Health {
+fn health_message(device: &str, problems: Vec<Problem>) -> Health {
     Health {
         schema: HEALTH_SCHEMA.to_owned(),
-        device: config.device_id().to_owned(),
+        device: device.to_owned(),
         state: if problems.is_empty() {
             HealthState::Ok
         } else {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use visualpath_core::Name;
 use visualpath_mqtt::payload::{CLIP_SCHEMA, ClipState, TRIGGER_SCHEMA};
 use visualpath_mqtt::{
-    ClipBody, ClipPayload, Event, ExtractorStatus, PublisherError, PublisherHandle, SourceStatus,
+    ClipBody, ClipPayload, Event, ExtractorStatus, Health, Info, PublisherError, PublisherHandle, SourceStatus,
     TriggerBody, TriggerPayload,
 };
 
@@ -94,6 +94,16 @@ impl Out {
     /// Sets an extractor's status.
     pub fn extractor_status(&self, source: &Name, extractor: &Name, status: ExtractorStatus) {
         self.retain(|p| p.extractor_status(source, extractor, status));
+    }
+
+    /// Sets the retained `health`.
+    pub fn health(&self, health: &Health) {
+        self.retain(|p| p.health(health));
+    }
+
+    /// Sets the retained `info`.
+    pub fn info(&self, info: &Info) {
+        self.retain(|p| p.info(info));
     }
 
     /// Sets a source's status.

@@ -1,5 +1,9 @@
 //! Real brokers, a subscriber that shares no code with the client under test, and a gate between
 //! publisher and broker.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test helpers: clippy's allow-unwrap-in-tests covers test functions only"
+)]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::VecDeque;
