@@ -205,7 +205,10 @@ pub fn run_env(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
     Output {
         code: out.status.code().unwrap_or(-1),
-        events: stdout.lines().filter_map(|l| serde_json::from_str(l).ok()).collect(),
+        events: stdout
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect(),
         stdout,
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
     }
@@ -244,7 +247,10 @@ impl Running {
     /// If it can't be waited for.
     pub fn finish(self) -> (i32, String) {
         let out = self.child.wait_with_output().unwrap();
-        (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned())
+        (
+            out.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
     }
 }
 
@@ -287,7 +293,15 @@ impl Config {
     /// # Panics
     /// If that can't be written.
     pub fn write(&self, dir: &Path) -> PathBuf {
-        let Self { video, realtime, isolation, mqtt, when, rule, more } = self;
+        let Self {
+            video,
+            realtime,
+            isolation,
+            mqtt,
+            when,
+            rule,
+            more,
+        } = self;
         let text = format!(
             r#"schema = 1
 [device]
@@ -358,7 +372,7 @@ pub struct Subscriber {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
     /// What a kept session delivered before it was confirmed.
-    early: Vec<String>,
+    early: std::cell::RefCell<std::collections::VecDeque<String>>,
 }
 
 impl Subscriber {
@@ -390,7 +404,11 @@ impl Subscriber {
                 }
             }
         });
-        let mut this = Self { child, lines, early: vec![] };
+        let this = Self {
+            child,
+            lines,
+            early: std::cell::RefCell::default(),
+        };
         loop {
             let line = this
                 .lines
@@ -399,7 +417,7 @@ impl Subscriber {
             if line.contains("Subscribed") || line.contains("SUBACK") {
                 return this;
             }
-            this.early.push(line);
+            this.early.borrow_mut().push_back(line);
         }
     }
 
@@ -412,12 +430,14 @@ impl Subscriber {
         enough: impl Fn(&[(String, String, bool)]) -> bool,
     ) -> Vec<(String, String, bool)> {
         let patience = Instant::now() + Duration::from_secs(60);
-        let mut early = self.early.iter().cloned();
         let mut seen = vec![];
         while !enough(&seen) {
-            let line = early.next().unwrap_or_else(|| {
+            let early = self.early.borrow_mut().pop_front();
+            let line = early.unwrap_or_else(|| {
                 let left = patience.saturating_duration_since(Instant::now());
-                self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("{e} after {seen:#?}"))
+                self.lines
+                    .recv_timeout(left)
+                    .unwrap_or_else(|e| panic!("{e} after {seen:#?}"))
             });
             if let Some(rest) = line.strip_prefix("MESSAGE\t") {
                 let mut parts = rest.splitn(3, '\t');

@@ -1,13 +1,13 @@
 //! The broker side of a run: the embedded broker if asked for, and the publisher.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use visualpath_core::Clock;
 use visualpath_mqtt::{
-    BrokerUrl, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme,
-    TopicError, Topics, UrlError, parse_url,
+    BrokerUrl, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme, TopicError, Topics,
+    UrlError, parse_url,
 };
 
 use crate::config::Config;
@@ -67,6 +67,9 @@ pub struct Broker {
 
 /// After the last acknowledgement the embedded broker still has to hand messages to subscribers;
 /// it can't be asked whether it has, so it gets this long before it goes with the process.
+/// How long a broker that is not there is waited for at the end.
+const ABSENT: Duration = Duration::from_secs(5);
+
 const EMBEDDED_LINGER: Duration = Duration::from_millis(500);
 
 impl Broker {
@@ -149,18 +152,17 @@ impl Broker {
         self.ready.clone()
     }
 
-    /// Publishes what is left until the deadline. Gives the number of messages that stay
+    /// Publishes what is left, for at most `left`. Gives the number of messages that stay
     /// unacknowledged.
-    pub fn finish(self, deadline: Instant) -> u64 {
+    pub fn finish(self, left: Duration) -> u64 {
         let Some(publisher) = &self.publisher else {
             return 0;
         };
-        let left = deadline.saturating_duration_since(Instant::now());
         // A broker that was never there is not worth the whole deadline.
         let patience = if publisher.connected() {
             left
         } else {
-            left.min(Duration::from_secs(3))
+            left.min(ABSENT)
         };
         let report = publisher.finish(patience);
         if report.undelivered > 0 {

@@ -58,7 +58,11 @@ const VIEW: ViewSpec = ViewSpec {
 struct Nothing;
 
 impl Extractor for Nothing {
-    fn extract(&mut self, frame: &FrameView<'_>, _: &[Observation]) -> Result<Vec<Observation>, ExtractError> {
+    fn extract(
+        &mut self,
+        frame: &FrameView<'_>,
+        _: &[Observation],
+    ) -> Result<Vec<Observation>, ExtractError> {
         assert_eq!(frame.pixels.len(), 64 * 48 * 3);
         Ok(Vec::new())
     }
@@ -75,7 +79,10 @@ impl<F: Fusion> Fusion for Noting<F> {
         if let FusionInput::Aligned(a) = input
             && a.frame_id.is_multiple_of(1000)
         {
-            self.seen.lock().unwrap().push(ALLOCATIONS.load(Ordering::SeqCst));
+            self.seen
+                .lock()
+                .unwrap()
+                .push(ALLOCATIONS.load(Ordering::SeqCst));
         }
         self.inner.update(input)
     }
@@ -105,8 +112,13 @@ fn name(text: &str) -> Name {
 }
 
 /// Allocations per frame from frame 2000 on (thousand by thousand), and views made and copies.
-fn run<F: Fusion + 'static>(isolation: Isolation, fps: Option<f64>, fusion: F) -> (Vec<f64>, u64, u64) {
-    let _one = ONE.lock().unwrap();
+///
+/// The caller holds [`ONE`] from before it makes `fusion`.
+fn run<F: Fusion + 'static>(
+    isolation: Isolation,
+    fps: Option<f64>,
+    fusion: F,
+) -> (Vec<f64>, u64, u64) {
     let seen = Arc::new(Mutex::new(Vec::with_capacity(16)));
     let runner = Runner::new(
         name("x"),
@@ -132,36 +144,63 @@ fn run<F: Fusion + 'static>(isolation: Isolation, fps: Option<f64>, fusion: F) -
         source: name("cam0"),
         realtime: false,
         lanes: vec![lane],
-        paths: vec![(path, Box::new(Noting { inner: fusion, seen: Arc::clone(&seen) }))],
+        paths: vec![(
+            path,
+            Box::new(Noting {
+                inner: fusion,
+                seen: Arc::clone(&seen),
+            }),
+        )],
         pending: 64,
         clock: Arc::new(ManualClock::default()),
+        stop: visualpath_core::StopFlag::new(),
         stop_grace_ns: 0,
     };
     let flow = Flow::new(spec, Quiet).unwrap();
     let native = ImageLayout::packed(PixelFormat::I420, 320, 240, ColorSpec::default());
-    let spec = PoolSpec { pool_id: 1, slots: 8, native, views: vec![VIEW] };
+    let spec = PoolSpec {
+        pool_id: 1,
+        slots: 8,
+        native,
+        views: vec![VIEW],
+    };
     let pool = FramePool::memfd(&spec, Arc::new(Converter::new())).unwrap();
     let holder = pool.holder("capture");
     let (to_path, captured) = bounded(2);
     let path = std::thread::spawn(move || flow.run(&captured));
     for frame_id in 0..=6000_u64 {
-        let mut slot = pool.acquire_timeout(std::time::Duration::from_secs(60)).expect("a slot");
+        let mut slot = pool
+            .acquire_timeout(std::time::Duration::from_secs(60))
+            .expect("a slot");
         slot.pixels_mut()[0] = 1;
-        let meta = FrameMeta { frame_id, t_ns: frame_id as i64 * 1_000_000, epoch: 0, layout: native };
-        to_path.send(Captured::Frame(slot.publish(meta, holder))).unwrap();
+        let meta = FrameMeta {
+            frame_id,
+            t_ns: frame_id as i64 * 1_000_000,
+            epoch: 0,
+            layout: native,
+        };
+        to_path
+            .send(Captured::Frame(slot.publish(meta, holder)))
+            .unwrap();
     }
-    to_path.send(Captured::End { stopping: false }).unwrap();
+    to_path.send(Captured::End).unwrap();
     let (_, threads) = path.join().unwrap();
     for (_, thread) in threads {
         thread.join().unwrap();
     }
     let seen = seen.lock().unwrap();
-    let per_frame = seen[2..].windows(2).map(|w| (w[1] - w[0]) as f64 / 1000.0).collect();
+    let per_frame = seen[2..]
+        .windows(2)
+        .map(|w| (w[1] - w[0]) as f64 / 1000.0)
+        .collect();
     (per_frame, pool.stats().views_made, pool.stats().copies)
 }
 
 #[test]
 fn capture_pool_limiter_and_aligner_allocate_nothing() {
+    let _one = ONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     // At one frame in ten thousand the extractor sees none of those that are counted.
     let (per_frame, _, _) = run(Isolation::Inline, Some(0.1), NoFusion);
     assert_eq!(per_frame, [0.0; 4]);
@@ -169,17 +208,27 @@ fn capture_pool_limiter_and_aligner_allocate_nothing() {
 
 #[test]
 fn a_whole_frame_allocates_a_small_constant_number_of_times() {
+    let _one = ONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     for isolation in [Isolation::Inline, Isolation::Thread] {
         let config = RulesConfig {
             rule: vec![RuleConfig::new(name("seen"), "x.count >= 1")],
             ..RulesConfig::default()
         };
-        let known = ExtractorSignals { name: name("x"), signals: vec!["count".into()], zones: vec![] };
+        let known = ExtractorSignals {
+            name: name("x"),
+            signals: vec!["count".into()],
+            zones: vec![],
+        };
         let rules = Rules::compile(config, &[known]).unwrap();
         let (per_frame, views, copies) = run(isolation, None, rules);
         let first = per_frame[0];
         // A crossbeam channel parks with an allocation now and then when threads wait.
-        assert!(per_frame.iter().all(|n| (n - first).abs() < 0.5), "constant: {per_frame:?}");
+        assert!(
+            per_frame.iter().all(|n| (n - first).abs() < 0.5),
+            "constant: {per_frame:?}"
+        );
         assert!(first <= 64.0, "{per_frame:?}");
         assert_eq!(views, 6001, "one view per frame");
         assert_eq!(copies, 0, "the frame itself is not copied");

@@ -44,7 +44,7 @@ impl Aligned {
 pub enum FusionInput<'a> {
     /// A settled frame.
     Aligned(&'a Aligned),
-    /// The source lost pictures, or began a new epoch, between these source times.
+    /// The source lost pictures between these source times.
     Gap {
         /// Time of the last frame before.
         from_ns: i64,

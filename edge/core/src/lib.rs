@@ -18,6 +18,7 @@ pub mod fusion;
 pub mod name;
 pub mod observation;
 pub mod rate;
+pub mod stop;
 pub mod view;
 pub mod zone;
 
@@ -34,6 +35,7 @@ pub use fusion::{
 pub use name::{Name, NameError, nearest};
 pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals};
 pub use rate::RateGate;
+pub use stop::StopFlag;
 pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};
 pub use zone::{Anchor, Zone, ZoneError};
 

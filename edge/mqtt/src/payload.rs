@@ -618,6 +618,18 @@ pub struct Summary {
     pub clips: ClipCounts,
     /// Observations, by extractor.
     pub observations: BTreeMap<String, u64>,
+    /// Frames an extractor failed on, by extractor.
+    #[serde(default)]
+    pub failed: BTreeMap<String, u64>,
+    /// Frames an extractor gave no answer for in time, by extractor.
+    #[serde(default)]
+    pub timed_out: BTreeMap<String, u64>,
+    /// Answers that came after their frame had settled or timed out, by extractor.
+    #[serde(default)]
+    pub late: BTreeMap<String, u64>,
+    /// Frames that are missing from the evidence because the encoder did not take them.
+    #[serde(default)]
+    pub evidence_lost: u64,
     /// Wall seconds.
     pub wall_s: f64,
     /// CPU seconds of the process and its children.

@@ -15,7 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-use visualpath_core::{Clock, DropReason, Fusion, FusionInput, FusionResult, Name, Outcome};
+use visualpath_core::{
+    Clock, DropReason, Fusion, FusionInput, FusionResult, Name, Outcome, StopFlag,
+};
 use visualpath_frames::{Frame, Holder};
 
 use crate::aligner::{Aligner, PathSpec};
@@ -34,10 +36,7 @@ pub enum Captured {
         to_ns: i64,
     },
     /// Nothing follows.
-    End {
-        /// The appliance stops: frames that still wait are dropped instead of worked off.
-        stopping: bool,
-    },
+    End,
 }
 
 /// When a frame passed the path thread, on the monotonic clock; all 0 for sources that are not
@@ -89,6 +88,8 @@ pub struct FlowSpec {
     pub pending: usize,
     /// Monotonic time.
     pub clock: Arc<dyn Clock>,
+    /// Set to stop: frames that wait are dropped instead of worked off.
+    pub stop: StopFlag,
     /// How long in-flight frames are waited for when stopping.
     pub stop_grace_ns: i64,
 }
@@ -186,11 +187,14 @@ pub struct Flow<S> {
     fusions: Vec<Box<dyn Fusion>>,
     sink: S,
     clock: Arc<dyn Clock>,
+    /// Lane indices, those with a thread first: they can work while an inline one does.
+    order: Vec<usize>,
+    stop: StopFlag,
     stop_grace_ns: i64,
     replies: Receiver<(usize, Reply)>,
     stats: Arc<FlowStats>,
-    /// Set with the end: whether it is a stop.
-    ended: Option<bool>,
+    ended: bool,
+    /// Set once stopping.
     stop_deadline_ns: Option<i64>,
     /// Idle waiting without a clock (not realtime), for `hang_ms`.
     idle_ns: i64,
@@ -225,6 +229,9 @@ impl<S: PathSink> Flow<S> {
                 hang_ns: lane.hang_ns,
             });
         }
+        let threads = |l: &Lane| matches!(l.worker, Worker::Thread(_));
+        let mut order: Vec<usize> = (0..lanes.len()).collect();
+        order.sort_by_key(|i| !threads(&lanes[*i]));
         let (paths, fusions): (Vec<_>, Vec<_>) = spec.paths.into_iter().unzip();
         Ok(Self {
             realtime: spec.realtime,
@@ -233,6 +240,8 @@ impl<S: PathSink> Flow<S> {
             fusions,
             sink,
             clock: spec.clock,
+            order,
+            stop: spec.stop,
             stop_grace_ns: spec.stop_grace_ns,
             replies,
             stats: Arc::new(FlowStats {
@@ -244,7 +253,7 @@ impl<S: PathSink> Flow<S> {
                     .map(|n| (n, LaneStats::default()))
                     .collect(),
             }),
-            ended: None,
+            ended: false,
             stop_deadline_ns: None,
             idle_ns: 0,
         })
@@ -261,10 +270,10 @@ impl<S: PathSink> Flow<S> {
         let nothing = never();
         loop {
             let now_ns = self.now_ns();
+            self.look_for_stop();
             self.expire(now_ns);
             self.settle(now_ns);
-            if self.ended.is_some() && self.aligner.is_empty() && self.lanes.iter().all(Lane::idle)
-            {
+            if self.ended && self.aligner.is_empty() && self.lanes.iter().all(Lane::idle) {
                 break;
             }
             let source = if self.can_take() { captured } else { &nothing };
@@ -282,7 +291,7 @@ impl<S: PathSink> Flow<S> {
                 recv(source) -> item => {
                     self.idle_ns = 0;
                     // A capture thread that died without a word is an end too.
-                    self.take(item.unwrap_or(Captured::End { stopping: false }));
+                    self.take(item.unwrap_or(Captured::End));
                 }
                 default(self.patience(now_ns)) => self.idle(),
             }
@@ -302,25 +311,31 @@ impl<S: PathSink> Flow<S> {
     fn can_take(&self) -> bool {
         let must_wait =
             |l: &Lane| !l.held && l.limiter.policy() == DropPolicy::None && !l.limiter.has_room();
-        self.ended.is_none()
-            && !self.lanes.iter().any(must_wait)
-            && (self.realtime || self.aligner.has_room())
+        if self.ended || self.stop_deadline_ns.is_some() {
+            // While stopping the inbox is only emptied, down to its end.
+            return !self.ended;
+        }
+        !self.lanes.iter().any(must_wait) && (self.realtime || self.aligner.has_room())
     }
 
     fn take(&mut self, item: Captured) {
         match item {
+            // Never offered: a frame that comes while stopping leaves no outcome.
+            Captured::Frame(_) if self.stop_deadline_ns.is_some() => {}
             Captured::Frame(frame) => self.offer(&frame),
             Captured::Gap { from_ns, to_ns } => self.aligner.gap(from_ns, to_ns),
-            Captured::End { stopping } => {
-                self.ended = Some(stopping);
-                if stopping {
-                    self.stop_deadline_ns =
-                        Some(self.clock.now_ns().saturating_add(self.stop_grace_ns));
-                    for i in 0..self.lanes.len() {
-                        self.give_up_waiting(i, DropReason::Stopping);
-                    }
-                }
+            Captured::End => {
+                self.ended = true;
                 self.aligner.end();
+            }
+        }
+    }
+
+    fn look_for_stop(&mut self) {
+        if self.stop_deadline_ns.is_none() && self.stop.is_set() {
+            self.stop_deadline_ns = Some(self.clock.now_ns().saturating_add(self.stop_grace_ns));
+            for i in 0..self.lanes.len() {
+                self.give_up_waiting(i, DropReason::Stopping);
             }
         }
     }
@@ -329,7 +344,8 @@ impl<S: PathSink> Flow<S> {
         let meta = *frame.meta();
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         self.aligner.frame(meta.frame_id, meta.t_ns, self.now_ns());
-        for i in 0..self.lanes.len() {
+        for k in 0..self.order.len() {
+            let i = self.order[k];
             let lane = &mut self.lanes[i];
             let stats = &self.stats.lanes[i].1;
             if lane.held {
@@ -484,7 +500,7 @@ impl<S: PathSink> Flow<S> {
         if !lane.held {
             lane.held = true;
             let name = lane.name.clone();
-            if self.ended != Some(true) {
+            if self.stop_deadline_ns.is_none() {
                 tracing::error!(extractor = %name, why, "extractor on Hold; the pipeline goes on without it");
                 self.sink.held(&name, why);
             }
@@ -529,8 +545,13 @@ impl<S: PathSink> Flow<S> {
                 Err(_) => {
                     // A fusion that panicked starts again; its path goes on.
                     stats.fusion_panics.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(path, "fusion panicked; it is reset");
-                    fusion.reset();
+                    tracing::error!(
+                        path,
+                        "fusion panicked; it is reset, and what it had open stays open"
+                    );
+                    if catch_unwind(AssertUnwindSafe(|| fusion.reset())).is_err() {
+                        tracing::error!(path, "fusion panicked again while it was reset");
+                    }
                 }
             }
         });

@@ -84,7 +84,11 @@ impl Merger {
             }
             objects += o.data.objects.len();
             for object in &mut o.data.objects {
-                if !(object.score.is_finite() && object.bbox.iter().all(|v| v.is_finite())) {
+                let mut numbers = [object.score, object.area]
+                    .into_iter()
+                    .chain(object.bbox)
+                    .chain(object.keypoints.iter().flatten().copied());
+                if numbers.any(|v| !v.is_finite()) {
                     return Err(NotFinite {
                         signal: "data.objects".into(),
                         value: f64::NAN,

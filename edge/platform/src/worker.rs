@@ -133,6 +133,14 @@ impl Runner {
     }
 
     fn outcome(&mut self, frame: &Frame, started: Instant) -> Outcome {
+        match catch_unwind(AssertUnwindSafe(|| self.look(frame, started))) {
+            Ok(outcome) => outcome,
+            Err(payload) => self.panicked(payload.as_ref(), frame.meta().t_ns),
+        }
+    }
+
+    /// View, extractor and merging; may panic.
+    fn look(&mut self, frame: &Frame, started: Instant) -> Outcome {
         if let Some(why) = &self.held {
             return Outcome::Failed(Arc::clone(why));
         }
@@ -145,25 +153,19 @@ impl Runner {
         let Some(extractor) = &mut self.extractor else {
             return Outcome::Failed("the extractor could not be made again after a panic".into());
         };
-        let new_epoch = self
+        if self
             .epoch
             .replace(meta.epoch)
-            .is_some_and(|old| old != meta.epoch);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            if new_epoch {
-                extractor.reset();
-            }
-            extractor.extract(&view, &[])
-        }));
-        match result {
-            Ok(Ok(observations)) => {
-                match self.merger.merge(&meta, observations, elapsed_ns(started)) {
-                    Ok(held) => Outcome::Observed(Arc::new(held)),
-                    Err(e) => Outcome::Failed(e.to_string().into()),
-                }
-            }
-            Ok(Err(e)) => Outcome::Failed(e.0.into()),
-            Err(payload) => self.panicked(payload.as_ref(), meta.t_ns),
+            .is_some_and(|old| old != meta.epoch)
+        {
+            extractor.reset();
+        }
+        match extractor.extract(&view, &[]) {
+            Ok(observations) => match self.merger.merge(&meta, observations, elapsed_ns(started)) {
+                Ok(held) => Outcome::Observed(Arc::new(held)),
+                Err(e) => Outcome::Failed(e.to_string().into()),
+            },
+            Err(e) => Outcome::Failed(e.0.into()),
         }
     }
 
@@ -272,6 +274,11 @@ impl ThreadWorker {
     /// flight) still busy.
     pub fn dispatch(&self, frame: Frame) -> Result<(), Frame> {
         self.inbox.try_send(frame).map_err(|e| e.into_inner())
+    }
+
+    /// Whether its thread has ended; it never does by itself.
+    pub fn is_gone(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Closes the inbox and gives the thread's handle, to be joined with a deadline.

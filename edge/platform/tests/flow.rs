@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{
     Clock, ColorSpec, ExtractError, Extractor, FrameMeta, FrameView, Fusion, FusionInput,
     FusionResult, ImageLayout, ManualClock, Name, Observation, Outcome, PixelFormat, RateGate,
-    ViewSpec,
+    StopFlag, ViewSpec,
 };
 use visualpath_frames::{Frame, FramePool, PoolSpec, ViewError, ViewMaker};
 use visualpath_platform::{
@@ -157,10 +157,12 @@ struct Started {
     thread: std::thread::JoinHandle<(Held, Vec<(Name, std::thread::JoinHandle<()>)>)>,
     stats: Arc<FlowStats>,
     noted: Arc<Mutex<Vec<String>>>,
+    stop: StopFlag,
 }
 
 fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started {
     let noted = Arc::new(Mutex::new(vec![]));
+    let stop = StopFlag::new();
     let extractors = lanes
         .iter()
         .enumerate()
@@ -179,6 +181,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
         paths: vec![(path, fusion)],
         pending: 64,
         clock,
+        stop: stop.clone(),
         stop_grace_ns: 1_000_000,
     };
     let flow = Flow::new(spec, Held::default()).unwrap();
@@ -190,6 +193,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
         thread,
         stats,
         noted,
+        stop,
     }
 }
 
@@ -231,7 +235,7 @@ fn run_file(lanes: Vec<LaneSpec>, frames: u64) -> (Vec<String>, Arc<FlowStats>, 
                 .unwrap();
         }
     }
-    s.captured.send(Captured::End { stopping: false }).unwrap();
+    s.captured.send(Captured::End).unwrap();
     let result = finish(s);
     assert_eq!(
         pool.available(),
@@ -421,7 +425,7 @@ fn live_a_slow_extractor_times_out_loses_old_frames_and_delays_nobody() {
     until("frame 3 is observed", || {
         slow.observed.load(Ordering::SeqCst) == 1
     });
-    s.captured.send(Captured::End { stopping: false }).unwrap();
+    s.captured.send(Captured::End).unwrap();
     let (noted, _, held) = finish(s);
     assert_eq!(held, Vec::<String>::new());
     assert_eq!(
@@ -435,4 +439,90 @@ fn live_a_slow_extractor_times_out_loses_old_frames_and_delays_nobody() {
         ]
     );
     assert_eq!(pool.available(), 16);
+}
+
+/// Never answers before the test says so; each test has its own gate.
+fn hanging(open: Receiver<()>) -> LaneSpec {
+    let look = move |f: &FrameView<'_>| {
+        open.recv().map_err(|e| ExtractError(e.to_string()))?;
+        honest()(f)
+    };
+    let runner = Runner::new(
+        name("hung"),
+        ViewSpec::default(),
+        Merger::new(name("hung"), vec![]),
+        Box::new(move || Ok(Box::new(Scripted(Box::new(look.clone()))))),
+    )
+    .unwrap();
+    LaneSpec {
+        runner,
+        isolation: Isolation::Thread,
+        limiter: FlowLimiter::new(None, DropPolicy::None, 1),
+        timeout_ns: 1_000,
+        hang_ns: 300_000_000,
+    }
+}
+
+#[test]
+fn on_a_file_a_hung_extractor_is_held_and_the_rest_is_worked_off() {
+    let (open, opened) = bounded(1);
+    let pool = pool();
+    let lanes = vec![
+        hanging(opened),
+        lane("good", opts(honest, Isolation::Inline)),
+    ];
+    let s = start(lanes, false, Arc::new(ManualClock::default()));
+    for id in 0..6 {
+        s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
+    }
+    s.captured.send(Captured::End).unwrap();
+    let good = Arc::clone(&s.stats);
+    until("the others go on", || {
+        good.lanes[1].1.observed.load(Ordering::SeqCst) == 6
+    });
+    drop(open); // lets its thread end
+    let (noted, stats, held) = finish(s);
+    assert_eq!(held, ["hung: silent past hang_ms"]);
+    let hung = &stats.lanes[0].1;
+    assert_eq!(hung.timed_out.load(Ordering::SeqCst), 1, "the frame it had");
+    assert_eq!(hung.dropped_held.load(Ordering::SeqCst), 5, "the others");
+    assert_eq!(noted.len(), 7, "{noted:?}");
+    assert_eq!(pool.available(), 16);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_hung_extractor_beyond_its_grace() {
+    for realtime in [true, false] {
+        let (open, opened) = bounded(1);
+        let clock = Arc::new(ManualClock::default());
+        let pool = pool();
+        let mut lane = hanging(opened);
+        lane.hang_ns = i64::MAX;
+        let s = start(vec![lane], realtime, Arc::clone(&clock) as Arc<dyn Clock>);
+        // Not realtime, the third waits in the inbox, and so does the end: nobody takes them.
+        for id in 0..3 {
+            s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
+        }
+        s.captured.send(Captured::End).unwrap();
+        s.stop.stop();
+        let stats = Arc::clone(&s.stats);
+        let lane = &stats.lanes[0].1;
+        until("what waits is given up", || {
+            lane.dropped_stopping.load(Ordering::SeqCst) >= 1
+        });
+        clock.advance(1_000_000);
+        until("the grace is over", || {
+            lane.timed_out.load(Ordering::SeqCst) == 1
+        });
+        drop(open);
+        let (noted, _, held) = finish(s);
+        assert_eq!(held, Vec::<String>::new(), "no fault of its own");
+        assert_eq!(
+            noted
+                .last()
+                .map(String::as_str)
+                .map(|l| l.starts_with("end")),
+            Some(true)
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, bounded};
 use visualpath_core::{
     Aligned, Clock, ExtractError, Extractor, FrameView, FusionInput, FusionResult, MonotonicClock,
-    Name, Observation, Outcome, ViewSpec,
+    Name, Observation, Outcome, StopFlag, ViewSpec,
 };
 use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig};
 use visualpath_platform::{
@@ -152,6 +152,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
         )],
         pending: 64,
         clock: Arc::clone(&clock),
+        stop: StopFlag::new(),
         stop_grace_ns: 0,
     };
     let flow = Flow::new(
@@ -183,7 +184,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
         }
         while triggers.try_recv().is_ok() {}
     }
-    to_path.send(Captured::End { stopping: false })?;
+    to_path.send(Captured::End)?;
     path.join()
         .map_err(|_| anyhow::anyhow!("the path thread panicked"))?;
     Ok(())

@@ -1,10 +1,12 @@
 //! `visualpath validate` and `visualpath config`.
 
-use super::{ConfigArgs, complain, fail, load_options, refuse, say, say_json};
+use super::{
+    ConfigArgs, complain, exit_of, fail, findings_of, load_options, refuse, say, say_json,
+};
 use crate::builtin;
 use crate::config::{self, Diagnostic};
 use crate::exit::Exit;
-use crate::pipeline::{StartError, build};
+use crate::pipeline::build;
 
 pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
     let options = match load_options(args) {
@@ -45,15 +47,13 @@ pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
                 options.path.display()
             ))
         }
-        Err(StartError::Config(wrong)) => {
-            findings.extend(
-                wrong
-                    .iter()
-                    .map(|(key, message)| loaded.error_at(key, message.clone())),
-            );
-            answer(&findings, json, Exit::Config)
-        }
-        Err(other) => refuse(Some(&loaded), &other),
+        Err(error) => match findings_of(&loaded, &error) {
+            Some(wrong) => {
+                findings.extend(wrong);
+                answer(&findings, json, exit_of(&error))
+            }
+            None => refuse(&loaded, &error),
+        },
     }
 }
 

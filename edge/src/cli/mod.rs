@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
+use visualpath_core::PluginError;
 
 use crate::config::{self, Diagnostic, LoadOptions, Loaded};
 use crate::exit::Exit;
@@ -298,25 +299,50 @@ fn fail(exit: Exit, message: &str) -> Exit {
     exit
 }
 
-/// A start error at the place in the config it belongs to.
-fn refuse(loaded: Option<&Loaded>, error: &StartError) -> Exit {
+/// A start error as findings at their places in the config; `None` if it is not about the config.
+fn findings_of(loaded: &Loaded, error: &StartError) -> Option<Vec<Diagnostic>> {
+    let of = |extractor: &visualpath_core::Name, key: &str| {
+        format!("extractor.{extractor}.config.{key}")
+    };
+    let at = |key: String, message: &str| vec![loaded.error_at(&key, message)];
     match error {
-        StartError::Config(wrong) => {
-            for (key, message) in wrong {
-                match loaded {
-                    Some(loaded) => complain(&[loaded.error_at(key, message.clone())]),
-                    None => complain_line(&format!("{key}: {message}")),
-                }
-            }
-            Exit::Config
+        StartError::Config(wrong) => Some(
+            wrong
+                .iter()
+                .map(|(key, message)| loaded.error_at(key, message.clone()))
+                .collect(),
+        ),
+        StartError::Plugin { extractor, error } => Some(match error {
+            PluginError::Config { key, message } => at(of(extractor, key), message),
+            PluginError::Model { .. } => at(of(extractor, "model"), &error.to_string()),
+            PluginError::Runtime { .. } => at(of(extractor, "runtime"), &error.to_string()),
+        }),
+        StartError::WarmUp { extractor, message } => Some(at(
+            format!("extractor.{extractor}"),
+            &format!("failed on a test picture: {message}"),
+        )),
+        _ => None,
+    }
+}
+
+/// Says what is wrong, at its place in the config where it has one.
+fn refuse(loaded: &Loaded, error: &StartError) -> Exit {
+    match findings_of(loaded, error) {
+        Some(findings) => {
+            complain(&findings);
+            exit_of(error)
         }
-        other => fail(exit_of(other), &other.to_string()),
+        None => fail(exit_of(error), &error.to_string()),
     }
 }
 
 fn exit_of(error: &StartError) -> Exit {
     match error {
-        StartError::Config(_) => Exit::Config,
+        StartError::Config(_)
+        | StartError::Plugin {
+            error: PluginError::Config { .. },
+            ..
+        } => Exit::Config,
         StartError::Plugin { .. } | StartError::WarmUp { .. } => Exit::Plugin,
         StartError::Source { .. } => Exit::Source,
         StartError::Broker(_) => Exit::Broker,

@@ -1,6 +1,6 @@
 //! `visualpath run`.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use visualpath_media::source::StopFlag;
 
@@ -9,7 +9,7 @@ use crate::builtin;
 use crate::config::{self, Start};
 use crate::exit::Exit;
 use crate::pipeline::out::Print;
-use crate::pipeline::{Pipeline, problem};
+use crate::pipeline::{Pipeline, Report, problem};
 
 pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     let options = match load_options(args) {
@@ -60,25 +60,27 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
             }
         }));
     }
-    let signals = match Signals::new([SIGTERM, SIGINT]) {
+    let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]) {
         Ok(signals) => signals,
         Err(e) => return fail(Exit::Failed, &format!("signal handlers: {e}")),
     };
     let handle = signals.handle();
-    let watcher = watch(signals, pipeline.stop_flag());
+    let watcher = match watch(signals, pipeline.stop_flag()) {
+        Ok(watcher) => watcher,
+        Err(e) => return fail(Exit::Failed, &format!("the signal thread: {e}")),
+    };
     let result = pipeline.run();
     handle.close();
-    if let Ok(watcher) = watcher
-        && watcher.join().is_err()
-    {
+    if watcher.join().is_err() {
         tracing::error!("the signal thread panicked");
     }
     match result {
-        Err(e) => refuse(Some(&loaded), &e),
-        Ok(report) => match &report.error {
-            Some(e) => refuse(Some(&loaded), e),
-            None => Exit::Ok,
-        },
+        Err(e) => refuse(&loaded, &e),
+        Ok(Report { error: Some(e), .. }) => refuse(&loaded, &e),
+        Ok(report) if !report.stragglers.is_empty() => Exit::Failed,
+        // Kept in memory only, they are lost.
+        Ok(report) if report.summary.events_undelivered > 0 => Exit::Broker,
+        Ok(_) => Exit::Ok,
     }
 }
 
@@ -89,6 +91,13 @@ fn watch(mut signals: Signals, stop: StopFlag) -> std::io::Result<std::thread::J
         .spawn(move || {
             let mut seen = false;
             for signal in signals.forever() {
+                if matches!(signal, SIGHUP | SIGUSR1) {
+                    tracing::warn!(
+                        signal,
+                        "reload and status dump are not in this build yet; ignored"
+                    );
+                    continue;
+                }
                 if seen {
                     tracing::warn!(signal, "second signal: stopping at once");
                     std::process::exit(128 + signal);

@@ -8,9 +8,12 @@ use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 use visualpath_frames::{Frame, FramePool, Holder, PoolError};
 use visualpath_media::clip::{EvidenceLane, Offered};
 use visualpath_media::source::{
-    EndInfo, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
+    EndInfo, Gap, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
 };
 use visualpath_platform::Captured;
+
+use super::problem;
+use super::sink::ToEvents;
 
 /// Counters of one source, readable while it runs.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub struct CaptureStats {
     pub undecodable: AtomicU64,
     /// Frames that the encoder was too busy to take.
     pub encoder_busy: AtomicU64,
+    /// Frames that came when the encoder had ended.
+    pub no_evidence: AtomicU64,
 }
 
 /// How a source ended.
@@ -50,6 +55,8 @@ pub struct Capture {
     pub to_path: Sender<Captured>,
     /// The evidence lane, if any rule wants clips.
     pub evidence: Option<Arc<EvidenceLane>>,
+    /// Where problems are told.
+    pub events: ToEvents,
     /// Whether frames come at their own pace: then capture never waits for anybody.
     pub realtime: bool,
     /// Says when to stop.
@@ -68,27 +75,7 @@ impl Capture {
         let ended = loop {
             match self.source.next(&pool, &self.stop) {
                 Ok(SourceEvent::Frame(frame)) => self.frame(frame, encoder),
-                Ok(SourceEvent::Gap(gap)) => {
-                    let counter = match gap.cause {
-                        GapCause::PoolExhausted => {
-                            tracing::warn!(
-                                lost = gap.lost,
-                                holders = pool.held_by(),
-                                "no free slot: frames dropped"
-                            );
-                            &self.stats.pool_exhausted
-                        }
-                        GapCause::Undecodable => &self.stats.undecodable,
-                    };
-                    counter.fetch_add(gap.lost, Ordering::Relaxed);
-                    if let Some(evidence) = &self.evidence {
-                        evidence.gap(gap.from_ns, gap.to_ns, gap.lost);
-                    }
-                    self.send(Captured::Gap {
-                        from_ns: gap.from_ns,
-                        to_ns: gap.to_ns,
-                    });
-                }
+                Ok(SourceEvent::Gap(gap)) => self.gap(&gap, &pool),
                 Ok(SourceEvent::Wrapped) => tracing::debug!("the file starts again"),
                 Ok(SourceEvent::NewFormat(info)) => match (self.make_pool)(&info) {
                     Ok(new) => {
@@ -102,18 +89,57 @@ impl Capture {
                 Err(e) => break Ended::Failed(e),
             }
         };
-        self.send(Captured::End {
-            stopping: matches!(ended, Ended::Stopped),
-        });
+        self.send(Captured::End);
         ended
+    }
+
+    fn gap(&self, gap: &Gap, pool: &FramePool) {
+        let counter = match gap.cause {
+            GapCause::PoolExhausted => &self.stats.pool_exhausted,
+            GapCause::Undecodable => &self.stats.undecodable,
+        };
+        let before = counter.fetch_add(gap.lost, Ordering::Relaxed);
+        // Said ever more seldom: an overload lasts, and its log must not add to it.
+        if before == 0 || before.ilog2() != (before + gap.lost).ilog2() {
+            let cause = gap.cause.as_str();
+            tracing::warn!(
+                lost = before + gap.lost,
+                cause,
+                holders = pool.held_by(),
+                "pictures lost"
+            );
+        }
+        if let Some(evidence) = &self.evidence {
+            evidence.gap(gap.from_ns, gap.to_ns, gap.lost);
+        }
+        self.send(Captured::Gap {
+            from_ns: gap.from_ns,
+            to_ns: gap.to_ns,
+        });
     }
 
     fn frame(&self, frame: Frame, encoder: Holder) {
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         if let Some(evidence) = &self.evidence {
-            // The lane reports what it could not take as a gap of the clips concerned.
-            if evidence.offer(frame.lease(encoder)) == Offered::Lost {
-                self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
+            match evidence.offer(frame.lease(encoder)) {
+                Offered::Taken => {}
+                // The lane reports it as a gap of the clips concerned.
+                Offered::Lost => {
+                    self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
+                }
+                Offered::Stopped => {
+                    if self.stats.no_evidence.fetch_add(1, Ordering::Relaxed) == 0
+                        && !self.stop.is_set()
+                    {
+                        let advice = "see the log; restart visualpath";
+                        self.events.problem(problem(
+                            "no_clips",
+                            "encoder",
+                            "the encoder has ended",
+                            advice,
+                        ));
+                    }
+                }
             }
         }
         if self.realtime {

@@ -6,12 +6,15 @@
 //! ```
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, select};
 use visualpath_core::{ModelUse, Name, Phase, Trigger};
 use visualpath_media::clip::{ClipResult, ClipState as Cut, EvidenceLane};
-use visualpath_mqtt::payload::{ClipCounts, ClipGap, Latency, Problem, TriggerContext};
+use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
     ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
 };
@@ -19,8 +22,8 @@ use visualpath_platform::Times;
 
 use super::evidence::clip_request;
 use super::out::Out;
-use super::{health_message, problem};
 use super::wall::WallClock;
+use super::{health_message, problem};
 
 /// What reaches the events thread.
 pub enum Event {
@@ -51,8 +54,8 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A clip is finished, or has failed.
-    Clip(Box<ClipResult>),
+    /// Something the operator should know.
+    Problem(Box<Problem>),
     /// Everything sent before has been taken care of once this sender is dropped.
     Flush(Sender<()>),
     /// Nothing follows.
@@ -69,16 +72,21 @@ pub struct PathInfo {
     pub models: Vec<ModelUse>,
 }
 
-/// What came of all events.
-#[derive(Debug, Clone, Copy, Default)]
+/// What came of all events, readable while it runs.
+#[derive(Debug, Default)]
 pub struct Counts {
     /// Triggers fired. A RANGE counts once, when it starts.
-    pub triggers: u64,
-    /// Clips by what became of them.
-    pub clips: ClipCounts,
+    pub triggers: AtomicU64,
+    /// Clips made.
+    pub ready: AtomicU64,
+    /// Clips not made.
+    pub failed: AtomicU64,
     /// Events the outbox refused.
-    pub refused: u64,
+    pub refused: AtomicU64,
 }
+
+/// `health` is published again this often, also when nothing changed.
+const HEALTH: Duration = Duration::from_secs(60);
 
 /// Called with every trigger once it is in the outbox.
 pub type OnTrigger = Box<dyn FnMut(&TriggerPayload) + Send>;
@@ -106,7 +114,7 @@ pub struct Events {
     /// Clips asked for, by id, with the trigger they belong to.
     pub asked: HashMap<String, (usize, TriggerBody)>,
     /// Totals.
-    pub counts: Counts,
+    pub counts: Arc<Counts>,
 }
 
 /// A RANGE between its two messages.
@@ -116,38 +124,90 @@ pub struct OpenRange {
 }
 
 impl Events {
-    /// Takes events until [`Event::End`], or until every sender is gone.
-    pub fn run(mut self, events: &Receiver<Event>) -> Self {
-        for event in events {
-            match event {
-                Event::Fired {
-                    path,
-                    trigger,
-                    times,
-                    extract_ns,
-                } => {
-                    self.fired(path, &trigger, times, extract_ns);
+    /// Takes events until [`Event::End`], or until every sender is gone; then every clip that was
+    /// asked for and has no result gets its `failed`.
+    pub fn run(mut self, events: &Receiver<Event>, clips: &Receiver<ClipResult>) {
+        let mut said = Instant::now();
+        loop {
+            let wait = HEALTH.saturating_sub(said.elapsed());
+            select! {
+                recv(events) -> event => match event {
+                    Ok(Event::End) | Err(_) => break,
+                    Ok(event) => self.take(event),
+                },
+                recv(clips) -> result => {
+                    // All senders gone: the lane has ended; only events follow.
+                    let Ok(result) = result else {
+                        return self.without_clips(events);
+                    };
+                    self.clip(result);
                 }
-                Event::State { path, label, on } => {
-                    let name = &self.paths[path].name;
-                    self.out.state(name, &label, on);
+                default(wait) => {
+                    self.say_health();
+                    said = Instant::now();
                 }
-                Event::Held { extractor, why } => self.held(&extractor, &why),
-                Event::Clip(result) => self.clip(*result),
-                Event::Flush(done) => drop(done),
-                Event::End => break,
             }
         }
-        self
+        self.finish(clips);
+    }
+
+    /// The rest of a run whose evidence lane is gone, or that never had one.
+    fn without_clips(mut self, events: &Receiver<Event>) {
+        loop {
+            match events.recv_timeout(HEALTH) {
+                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => self.say_health(),
+            }
+        }
+        self.finish(&never());
+    }
+
+    fn finish(&mut self, clips: &Receiver<ClipResult>) {
+        for result in clips.try_iter() {
+            self.clip(result);
+        }
+        for (id, (index, trigger)) in std::mem::take(&mut self.asked) {
+            let why = "still being written when the appliance stopped";
+            self.clip_message(index, &id, ClipBody::failed(&trigger, why));
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Fired {
+                path,
+                trigger,
+                times,
+                extract_ns,
+            } => {
+                self.fired(path, &trigger, times, extract_ns);
+            }
+            Event::State { path, label, on } => self.out.state(&self.paths[path].name, &label, on),
+            Event::Held { extractor, why } => self.held(&extractor, &why),
+            Event::Problem(problem) => self.problem(*problem),
+            Event::Flush(done) => drop(done),
+            Event::End => {}
+        }
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+        self.say_health();
+    }
+
+    fn say_health(&self) {
+        self.out
+            .health(&health_message(&self.device, self.problems.clone()));
     }
 
     fn held(&mut self, extractor: &Name, why: &str) {
         if let Some(path) = self.paths.first() {
-            self.out.extractor_status(&path.source, extractor, ExtractorStatus::Held);
+            self.out
+                .extractor_status(&path.source, extractor, ExtractorStatus::Held);
         }
         let advice = "see the log; restart visualpath, or change the extractor's config or plugin";
-        self.problems.push(problem("extractor_held", extractor.as_str(), why, advice));
-        self.out.health(&health_message(&self.device, self.problems.clone()));
+        self.problem(problem("extractor_held", extractor.as_str(), why, advice));
     }
 
     fn fired(&mut self, index: usize, trigger: &Trigger, times: Times, extract_ns: i64) {
@@ -159,6 +219,10 @@ impl Events {
             Some(open) => open.clip_id.clone(),
             None => (trigger.clip && !ends).then(new_id),
         };
+        if let (true, Some(id), Some(evidence)) = (ends, &clip_id, &self.evidence) {
+            // Before anything can go wrong with the message: else the clip runs to its latest end.
+            evidence.set_end(id, trigger.t_end_ns);
+        }
         let body = TriggerBody::new(
             trigger,
             TriggerContext {
@@ -179,25 +243,17 @@ impl Events {
             Err(e) => {
                 // Nothing may be told about an event that is not kept.
                 tracing::error!(path = %path.name, label = %trigger.label, error = %e, "trigger lost: the outbox refused it");
-                self.counts.refused += 1;
+                self.refused();
                 return;
             }
         };
-        self.counts.triggers += u64::from(!ends);
+        self.counts
+            .triggers
+            .fetch_add(u64::from(!ends), Ordering::Relaxed);
         self.out.print(&Line::Trigger(payload.clone()));
-        if let Some(told) = &mut self.on_trigger {
-            told(&payload);
-        }
-        match (trigger.phase.clone(), clip_id) {
-            (Phase::End { .. }, Some(id)) => {
-                if let Some(evidence) = &self.evidence {
-                    evidence.set_end(&id, trigger.t_end_ns);
-                }
-            }
-            (Phase::Point | Phase::Start, Some(id)) => {
-                self.ask_for_clip(index, id, trigger, &payload)
-            }
-            (_, None) => {}
+        self.tell(&payload);
+        if let (false, Some(id)) = (ends, clip_id) {
+            self.ask_for_clip(index, id, trigger, &payload);
         }
         if matches!(trigger.phase, Phase::Start) {
             let clip_id = payload.trigger.clip.as_ref().map(|c| c.id.clone());
@@ -208,6 +264,17 @@ impl Events {
                     clip_id,
                 },
             );
+        }
+    }
+
+    /// A panicking subscriber is not called again; events go on.
+    fn tell(&mut self, payload: &TriggerPayload) {
+        let Some(told) = &mut self.on_trigger else {
+            return;
+        };
+        if catch_unwind(AssertUnwindSafe(|| told(payload))).is_err() {
+            tracing::error!("on_trigger panicked and is not called again");
+            self.on_trigger = None;
         }
     }
 
@@ -232,6 +299,19 @@ impl Events {
         let request = clip_request(&id, &self.paths[index], trigger, &body.trigger_id, wall);
         self.asked.insert(id, (index, body));
         evidence.request(request);
+    }
+
+    /// Once is enough for `health`.
+    fn refused(&mut self) {
+        if self.counts.refused.fetch_add(1, Ordering::Relaxed) == 0 {
+            let advice = "see the log; free memory or disk space";
+            self.problem(problem(
+                "event_refused",
+                "outbox",
+                "the outbox refused an event",
+                advice,
+            ));
+        }
     }
 
     fn clip(&mut self, result: ClipResult) {
@@ -262,15 +342,16 @@ impl Events {
     }
 
     fn clip_message(&mut self, index: usize, id: &str, body: ClipBody) {
-        match body.state {
-            ClipState::Ready => self.counts.clips.ready += 1,
-            ClipState::Failed => self.counts.clips.failed += 1,
-        }
+        let count = match body.state {
+            ClipState::Ready => &self.counts.ready,
+            ClipState::Failed => &self.counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         match self.out.clip(&self.paths[index].name, id, body) {
             Ok(payload) => self.out.print(&Line::Clip(payload)),
             Err(e) => {
                 tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");
-                self.counts.refused += 1;
+                self.refused();
             }
         }
     }

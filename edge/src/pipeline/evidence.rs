@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use jiff::Timestamp;
 use visualpath_core::{Clock, Name, Trigger};
-use visualpath_media::clip::{ClipRequest, ClipStore, EvidenceLane, LaneOptions};
+use visualpath_media::clip::{ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions};
 use visualpath_media::encode::Bitrate;
 
 use super::StartError;
-use super::events::{Event, PathInfo};
+use super::events::PathInfo;
 use crate::config::Config;
 
 /// Frames that may wait for the encoder.
@@ -22,7 +22,7 @@ pub fn start(
     realtime: bool,
     fps: Option<f64>,
     clock: Arc<dyn Clock>,
-    events: Sender<Event>,
+    results: Sender<ClipResult>,
 ) -> Result<EvidenceLane, StartError> {
     let dir = config.clip.dir.to_string_lossy();
     let store = ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
@@ -39,7 +39,7 @@ pub fn start(
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {
-        if events.send(Event::Clip(Box::new(result))).is_err() {
+        if results.send(result).is_err() {
             tracing::error!("the events thread is gone; a clip's result is lost");
         }
     })

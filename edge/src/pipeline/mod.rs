@@ -15,6 +15,7 @@ pub mod events;
 pub mod evidence;
 pub mod out;
 mod sink;
+mod stop;
 pub mod summary;
 pub mod wall;
 
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, unbounded};
 use visualpath_core::{Name, PluginError};
 use visualpath_frames::PoolError;
 use visualpath_media::clip::Finish;
@@ -40,6 +41,7 @@ use capture::{Capture, CaptureStats, Ended};
 use events::{Counts, Events, OnTrigger, PathInfo};
 use out::{Out, Print};
 use sink::ToEvents;
+use stop::Stopping;
 use wall::WallClock;
 
 /// Frames that may lie between the capture thread and the path thread.
@@ -49,8 +51,6 @@ const BETWEEN: usize = 2;
 const EVENTS: usize = 256;
 /// Frames that may wait for outcomes.
 const PENDING: usize = 256;
-/// What every stage together gets to stop in.
-const STOP_S: u64 = 20;
 
 /// Why a pipeline could not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +254,8 @@ impl Pipeline {
 
         let wall = WallClock::starting_now();
         let (to_events, from_all) = bounded(EVENTS);
+        // Bounded by the requests: each has exactly one result.
+        let (clip_results, clips) = unbounded();
         let evidence = if wants_clips {
             Some(Arc::new(evidence::start(
                 &config,
@@ -261,7 +263,7 @@ impl Pipeline {
                 realtime,
                 fps,
                 Arc::clone(&clock),
-                to_events.clone(),
+                clip_results,
             )?))
         } else {
             None
@@ -274,9 +276,10 @@ impl Pipeline {
                 paths,
                 pending: PENDING,
                 clock: Arc::clone(&clock),
+                stop: stop.clone(),
                 stop_grace_ns: 5_000_000_000,
             },
-            ToEvents::new(to_events),
+            ToEvents::new(to_events.clone()),
         )
         .map_err(|e| StartError::Thread(e.to_string()))?;
         let flow_stats = flow.stats();
@@ -297,6 +300,8 @@ impl Pipeline {
             out.extractor_status(&source_name, name, ExtractorStatus::Running);
         }
         let (to_path, captured) = bounded(BETWEEN);
+        let counts = Arc::new(Counts::default());
+        let control = ToEvents::new(to_events.clone());
         let events = Events {
             out,
             paths: paths_info,
@@ -308,69 +313,87 @@ impl Pipeline {
             on_trigger,
             open: HashMap::new(),
             asked: HashMap::new(),
-            counts: Counts::default(),
+            counts: Arc::clone(&counts),
         };
         let capture = Capture {
             source,
             make_pool: Box::new(make_pool),
             to_path,
             evidence: evidence.clone(),
+            events: ToEvents::new(to_events),
             realtime,
-            stop,
+            stop: stop.clone(),
             stats: Arc::clone(&capture_stats),
         };
 
-        let events = spawn("events", move || events.run(&from_all))?;
+        let events = spawn("events", move || events.run(&from_all, &clips))?;
         let path = spawn(&format!("path-{source_name}"), move || flow.run(&captured))?;
         let capture = spawn(&format!("cap-{source_name}"), move || capture.run(pool))?;
-
         if let Some(told) = on_started {
             told();
         }
 
         // From here on everything ends by itself, in the order frames flow.
-        let ended = join("capture", capture)?;
-        let deadline = Instant::now() + Duration::from_secs(STOP_S);
-        let (to_events, workers) = join("path", path)?;
-        let mut stragglers = join_by(deadline, workers);
+        let mut stopping = Stopping::new(stop.clone());
+        let ended = stopping.join("cap", capture, |late| {
+            // Frames nobody takes, or events nobody keeps, are no appliance.
+            if path.is_finished() || events.is_finished() {
+                stop.stop();
+            }
+            if late && let Some(evidence) = &evidence {
+                // Capture may be waiting for an encoder that waits for a dead disk.
+                drop(evidence.finish(Finish::Stopped, Duration::ZERO));
+            }
+        });
+        if let Some((_, workers)) = stopping.join("path", path, |_| ()) {
+            stopping.join_all("x-", workers);
+        }
         // Every trigger has asked for its clip before the clips are told that nothing follows.
-        to_events.flush();
+        control.flush(stopping.left());
         if let Some(evidence) = &evidence {
-            let why = if matches!(ended, Ended::Stopped) {
-                Finish::Stopped
-            } else {
-                Finish::SourceEnd
+            let why = match ended {
+                Some(Ended::End(_) | Ended::Failed(_)) => Finish::SourceEnd,
+                _ => Finish::Stopped,
             };
-            if let Err(e) = evidence.finish(why, deadline.saturating_duration_since(Instant::now()))
-            {
-                stragglers.push(e.to_string());
+            if let Err(e) = evidence.finish(why, stopping.left()) {
+                stopping.stragglers.push(e.to_string());
             }
         }
-        to_events.end();
-        let events = join("events", events)?;
-        events
-            .out
-            .source_status(&source_name, SourceStatus::Offline);
-        let undelivered = broker.finish(deadline);
+        control.end(stopping.left());
+        // An events thread that ends late ends the process late, but not for ever.
+        stop.stop();
+        let kept = stopping.join("events", events, |_| ()).is_some();
+        let out = Out::new(
+            broker.publisher(),
+            if kept { print } else { Print::Nothing },
+        );
+        out.source_status(&source_name, SourceStatus::Offline);
+        let undelivered = broker.finish(stopping.left());
+        let Stopping {
+            stragglers,
+            panicked,
+            ..
+        } = stopping;
         if !stragglers.is_empty() {
-            tracing::warn!(
-                ?stragglers,
-                "threads that did not stop in time are left behind"
-            );
+            tracing::error!(?stragglers, "did not stop in time and are left behind");
         }
         let summary = summary::summary(&summary::Parts {
             capture: &capture_stats,
             flow: &flow_stats,
-            counts: events.counts,
+            counts: &counts,
             undelivered,
             wall: started.elapsed(),
             cpu_s: summary::cpu_seconds() - cpu_before,
         });
-        events.out.print(&Line::Summary(summary.clone()));
+        out.print(&Line::Summary(summary.clone()));
         let error = match ended {
-            Ended::End(_) | Ended::Stopped => None,
-            Ended::Failed(error) => Some(StartError::Source { source_name, error }),
-            Ended::NoPool(error) => Some(StartError::Pool { source_name, error }),
+            _ if !panicked.is_empty() => Some(StartError::Thread(format!(
+                "panicked: {}; see the log",
+                panicked.join(", ")
+            ))),
+            Some(Ended::Failed(error)) => Some(StartError::Source { source_name, error }),
+            Some(Ended::NoPool(error)) => Some(StartError::Pool { source_name, error }),
+            Some(Ended::End(_) | Ended::Stopped) | None => None,
         };
         Ok(Report {
             summary,
@@ -401,28 +424,6 @@ fn spawn<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(body)
         .map_err(|e| StartError::Thread(format!("{name}: {e}")))
-}
-
-fn join<T>(name: &str, thread: JoinHandle<T>) -> Result<T, StartError> {
-    thread
-        .join()
-        .map_err(|_| StartError::Thread(format!("{name} panicked; its message is in the log")))
-}
-
-/// Joins threads until the deadline; gives the names of those left behind.
-fn join_by(deadline: Instant, threads: Vec<(Name, JoinHandle<()>)>) -> Vec<String> {
-    let mut left = Vec::new();
-    for (name, thread) in threads {
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !thread.is_finished() {
-            left.push(format!("x-{name}"));
-        } else if thread.join().is_err() {
-            tracing::error!(extractor = %name, "its thread panicked outside the extractor");
-        }
-    }
-    left
 }
 
 fn info_message(config: &Config, paths: &[PathInfo]) -> Info {

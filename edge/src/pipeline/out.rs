@@ -7,8 +7,8 @@ use serde::Serialize;
 use visualpath_core::Name;
 use visualpath_mqtt::payload::{CLIP_SCHEMA, ClipState, TRIGGER_SCHEMA};
 use visualpath_mqtt::{
-    ClipBody, ClipPayload, Event, ExtractorStatus, Health, Info, PublisherError, PublisherHandle, SourceStatus,
-    TriggerBody, TriggerPayload,
+    ClipBody, ClipPayload, Event, ExtractorStatus, Health, Info, PublisherError, PublisherHandle,
+    SourceStatus, TriggerBody, TriggerPayload,
 };
 
 use super::events::new_id;

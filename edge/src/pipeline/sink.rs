@@ -1,7 +1,10 @@
 //! From the path thread to the events thread.
 
-use crossbeam_channel::Sender;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use visualpath_core::{Aligned, FusionInput, FusionResult, Name, Outcome};
+use visualpath_mqtt::payload::Problem;
 use visualpath_platform::{PathSink, Times};
 
 use super::events::Event;
@@ -18,23 +21,32 @@ impl ToEvents {
         Self { events }
     }
 
-    /// Returns once the events thread has taken care of everything sent before.
-    pub fn flush(&self) {
-        let (done, all) = crossbeam_channel::bounded(0);
-        self.send(Event::Flush(done));
-        // Nothing is ever sent: it disconnects when the event has been taken.
-        if all.recv().is_ok() {
-            tracing::debug!("a flush was answered");
+    /// Returns once the events thread has taken care of everything sent before, or when it has
+    /// not within `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let (done, all) = crossbeam_channel::bounded::<()>(0);
+        if self.events.send_timeout(Event::Flush(done), limit).is_ok() {
+            // Nothing is ever sent: it disconnects when the event has been taken.
+            if let Err(RecvTimeoutError::Timeout) = all.recv_timeout(limit) {
+                tracing::error!("the events thread does not keep up");
+            }
         }
     }
 
     /// Ends the events thread, after everything sent before.
-    pub fn end(&self) {
-        self.send(Event::End);
+    pub fn end(&self, limit: Duration) {
+        if self.events.send_timeout(Event::End, limit).is_err() {
+            tracing::error!("the events thread could not be told to end");
+        }
+    }
+
+    /// Something the operator should know.
+    pub fn problem(&self, problem: Problem) {
+        self.send(Event::Problem(Box::new(problem)));
     }
 
     fn send(&self, event: Event) {
-        // The events thread outlives the path thread unless it panicked, which its join reports.
+        // The events thread outlives the others unless it panicked, which stops the run.
         if self.events.send(event).is_err() {
             tracing::error!("the events thread is gone; an event is lost");
         }

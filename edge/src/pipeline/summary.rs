@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use visualpath_core::DropReason;
 use visualpath_mqtt::Summary;
-use visualpath_platform::FlowStats;
+use visualpath_mqtt::payload::ClipCounts;
+use visualpath_platform::{FlowStats, LaneStats};
 
 use super::capture::CaptureStats;
 use super::events::Counts;
@@ -18,7 +19,7 @@ pub struct Parts<'a> {
     /// The path thread's counters.
     pub flow: &'a FlowStats,
     /// The events thread's counters.
-    pub counts: Counts,
+    pub counts: &'a Counts,
     /// Events the broker did not acknowledge.
     pub undelivered: u64,
     /// Wall time of the run, start-up included.
@@ -39,7 +40,6 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
     drop("pool_exhausted", read(&parts.capture.pool_exhausted));
     drop("undecodable", read(&parts.capture.undecodable));
     drop("path_busy", read(&parts.capture.path_busy));
-    drop("encoder_busy", read(&parts.capture.encoder_busy));
     for (_, lane) in &parts.flow.lanes {
         for reason in [
             DropReason::QueueFull,
@@ -49,8 +49,6 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
         ] {
             drop(reason.as_str(), read(lane.dropped(reason)));
         }
-        drop("timed_out", read(&lane.timed_out));
-        drop("failed", read(&lane.failed));
     }
     let frames = read(&parts.capture.frames);
     let wall_s = parts.wall.as_secs_f64();
@@ -60,21 +58,36 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
     } else {
         0.0
     };
+    let of = |count: fn(&LaneStats) -> u64| -> BTreeMap<String, u64> {
+        let all = parts
+            .flow
+            .lanes
+            .iter()
+            .map(|(name, lane)| (name.to_string(), count(lane)));
+        all.filter(|(_, n)| *n > 0).collect()
+    };
     Summary {
         frames,
         fps,
         dropped,
-        triggers: parts.counts.triggers,
-        clips: parts.counts.clips,
+        triggers: read(&parts.counts.triggers),
+        clips: ClipCounts {
+            ready: read(&parts.counts.ready),
+            failed: read(&parts.counts.failed),
+        },
         observations: parts
             .flow
             .lanes
             .iter()
             .map(|(name, lane)| (name.to_string(), read(&lane.observed)))
             .collect(),
+        failed: of(|l| l.failed.load(Ordering::Relaxed)),
+        timed_out: of(|l| l.timed_out.load(Ordering::Relaxed)),
+        late: of(|l| l.late.load(Ordering::Relaxed)),
+        evidence_lost: read(&parts.capture.encoder_busy) + read(&parts.capture.no_evidence),
         wall_s,
         cpu_s: parts.cpu_s,
-        events_undelivered: parts.undelivered + parts.counts.refused,
+        events_undelivered: parts.undelivered + read(&parts.counts.refused),
     }
 }
 

@@ -277,8 +277,8 @@ mod tests {
             (json!({"model": 7}), "model: expected a text"),
             (json!({"model": ""}), "model: expected a text"),
             (
-                json!({"runtime": "tracked"}),
-                "runtime: `tracked` is not a runtime; expected auto, tract or ort (did you mean `tract`?)",
+                json!({"runtime": "trakt"}),
+                "runtime: `trakt` is not a runtime; expected auto, tract or ort (did you mean `tract`?)",
             ),
             (
                 json!({"nms": 1.5}),

@@ -122,7 +122,7 @@ fn a_box_is_the_anchor_moved_and_scaled() {
 fn the_threshold_is_met_exactly_and_the_background_never_reported() {
     let mut decoder = decoder(settings());
     let boxes = vec![0f32; 1917 * 4];
-    let logit = (0.4f64 / 0.6).ln() as f32;
+    let logit = (0.4f32 / 0.6).ln();
     let mut scores = vec![-20f32; 1917 * 24];
     scores[5 * 24] = 9.0;
     scores[100 * 24 + 1] = logit;

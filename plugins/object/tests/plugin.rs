@@ -94,7 +94,7 @@ fn an_observation_has_exactly_the_declared_signals() {
 #[test]
 fn max_objects_keeps_the_best() {
     let (number, pixels) = frames(&assets().join("videos/vtest.avi"), 100).remove(2);
-    let mut scores = |config| -> Vec<f64> {
+    let scores = |config| -> Vec<f64> {
         let o = extractor(config)
             .extract(&view(number, &pixels), &[])
             .unwrap()

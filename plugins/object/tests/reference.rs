@@ -6,6 +6,7 @@
 //! each other to IoU ≥ 0.99.
 //!
 //! Run `cross/setup.sh` first: it fetches the model, ONNX Runtime's library and the video.
+#![allow(clippy::unwrap_used, reason = "test code outside a #[test]")]
 
 mod support;
 

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn every_value_is_pixel_times_scale_plus_bias_in_its_plane() {
         let card = card("bias = -1.0", "bias = [-1.0, 0.5, 2.0]");
-        let pixels: Vec<u8> = (0..45).map(|i| (i * 5) as u8).collect();
+        let pixels: Vec<u8> = (0..45).map(|i| i * 5).collect();
         let mut n = Normalizer::new(&card);
         let tensor = n.fill(&layout(PixelFormat::Rgb), &pixels).unwrap();
         for c in 0..3 {

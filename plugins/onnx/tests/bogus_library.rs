@@ -3,6 +3,7 @@
 //!
 //! A process can open one library for good, so each case runs in a process of its own: this test
 //! program started again with `ORT_DYLIB_PATH` set.
+#![allow(clippy::unwrap_used, reason = "test code outside a #[test]")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -290,6 +290,7 @@ impl EvidenceLane {
         let (commands, command_queue) = bounded(COMMAND_QUEUE);
         let (stop, stopping) = bounded::<()>(0);
         let (alive, ended) = bounded::<()>(0);
+        let evidence_ends = packets.clone();
 
         let encoding = Encoding {
             encoder,
@@ -325,7 +326,7 @@ impl EvidenceLane {
                 stop: Some(stop),
             }),
         };
-        let encoder_alive = alive.clone();
+        let (encoder_alive, encoding_shared) = (alive.clone(), Arc::clone(&shared));
         let source = &options.source;
         // Should the second thread not start, dropping the lane ends the first.
         lane.spawn(format!("clip-{source}"), move || {
@@ -339,8 +340,12 @@ impl EvidenceLane {
         })?;
         lane.spawn(format!("encode-{source}"), move || {
             if catch_unwind(AssertUnwindSafe(|| encoding.run())).is_err() {
-                tracing::error!("the encoder panicked: no more evidence from this source");
+                let source = &encoding_shared.source;
+                tracing::error!(%source, "the encoder panicked: no more evidence from this source");
+                // What it left is finished as it is; that is not the source's end.
+                encoding_shared.lock().stopped = true;
             }
+            drop(evidence_ends);
             drop(encoder_alive);
         })?;
         Ok(lane)
@@ -498,8 +503,9 @@ impl EvidenceLane {
                 Err(crossbeam_channel::RecvTimeoutError::Timeout)
             );
             if timed_out {
-                let threads = lock(&self.threads);
-                let running = threads.handles.iter().filter(|h| !h.is_finished());
+                // Left behind: dropping the lane must not wait for a disk that is gone.
+                let handles = std::mem::take(&mut lock(&self.threads).handles);
+                let running = handles.iter().filter(|h| !h.is_finished());
                 let names: Vec<&str> = running.filter_map(|h| h.thread().name()).collect();
                 return Err(LaneError::Straggler {
                     threads: names.join(", "),

@@ -65,7 +65,13 @@ impl Writer {
     pub(super) fn run(mut self) {
         loop {
             match self.next() {
-                Event::Evidence(e) => self.take(e),
+                Event::Evidence(e) => {
+                    // A request is obeyed before any packet of a frame that was offered after it:
+                    // such a packet could only be sent after the request. So what a clip begins
+                    // with does not depend on which of the two this thread looks at first.
+                    self.obey_all();
+                    self.take(e);
+                }
                 Event::Command(c) => self.obey(c),
                 Event::Tick => {}
                 Event::End => break,
@@ -74,9 +80,7 @@ impl Writer {
         }
         // From here on a request is answered by the lane itself; those before are in the channel.
         self.shared.close();
-        while let Ok(command) = self.commands.try_recv() {
-            self.obey(command);
-        }
+        self.obey_all();
         let reason = self.shared.end_reason();
         while let Some(clip) = self.clips.pop() {
             self.end(clip, reason);
@@ -112,6 +116,12 @@ impl Writer {
 
     fn now_ns(&self) -> i64 {
         self.clock.as_ref().map_or(0, |c| c.now_ns())
+    }
+
+    fn obey_all(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
     }
 
     fn obey(&mut self, command: Command) {

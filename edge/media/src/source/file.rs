@@ -286,6 +286,8 @@ impl<P: Pictures> FileSource<P> {
         if error.is_none() && self.loop_ {
             self.pictures.rewind().map_err(Fault::Fatal)?;
             self.timeline.wrap();
+            // What extractors remember of the file's end says nothing about its beginning.
+            self.epoch += 1;
             return Ok(SourceEvent::Wrapped);
         }
         if self.timeline.disordered() > 0 {

@@ -19,7 +19,6 @@ mod jpeg;
 mod mjpeg;
 pub mod nut;
 mod probe;
-mod stop;
 mod timeline;
 
 #[cfg(test)]
@@ -34,7 +33,7 @@ use visualpath_frames::{Frame, FramePool};
 
 pub use error::SourceError;
 pub use jpeg::JpegSplitter;
-pub use stop::StopFlag;
+pub use visualpath_core::StopFlag;
 
 /// What to open, and how.
 #[derive(Debug, Clone)]

@@ -222,10 +222,7 @@ impl Subscriber {
 
     /// The next message if there is one within `wait`.
     pub fn next_within(&self, wait: Duration) -> Option<Message> {
-        match self.messages.recv_timeout(wait) {
-            Ok(m) => Some(m),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.messages.recv_timeout(wait).ok()
     }
 
     /// Everything up to the end of a connection that the broker has ended.

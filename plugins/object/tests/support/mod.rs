@@ -1,5 +1,10 @@
 //! Real frames through the real plugin.
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "test code outside a #[test]; pictures of known size"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,9 +1,9 @@
-//! The word "stop", shared between whoever says it and whoever is waiting for a picture.
+//! The word "stop", shared between whoever says it and whoever is waiting for something.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Asks a source to stop. Cloning shares the flag; once set it stays set.
+/// Asks a run to stop. Cloning shares the flag; once set it stays set.
 #[derive(Debug, Clone, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
 
@@ -13,7 +13,7 @@ impl StopFlag {
         Self::default()
     }
 
-    /// Asks for the stop. A source blocked in `next` returns within 100 ms.
+    /// Asks for the stop.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Release);
     }
