@@ -1,6 +1,11 @@
 //! Costs that are counts, the same on every run: heap allocations and copies per frame.
 #![allow(unsafe_code, reason = "a counting allocator")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "a test; its numbers are small, and it tells them"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,11 @@
 //! End to end: the real binary on real video with the real model, a real broker, real players.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test; its numbers are small"
+)]
+
 mod broker;
 mod live;
 mod real_video;

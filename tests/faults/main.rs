@@ -1,5 +1,11 @@
 //! Faults in real processes: what happens when the appliance is killed at any moment.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test; its numbers are small"
+)]
+
 use std::process::Command;
 
 use serde_json::Value;

@@ -8,6 +8,10 @@
 //!
 //! Nothing here reads a clock, a file or a socket, and nothing spawns a thread; that is what lets
 //! the same fusion run live, on a file and in a replay with the same answer.
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, reason = "small numbers in tests")
+)]
 #![forbid(unsafe_code)]
 
 pub mod auto;

@@ -1,5 +1,11 @@
 //! A rate limit on a real file.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test; its numbers are small"
+)]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

@@ -397,7 +397,7 @@ impl<S: PathSink> Flow<S> {
                 self.answered(i, reply);
             }
             Worker::Thread(thread) => {
-                if thread.dispatch(frame).is_err() {
+                if !thread.dispatch(frame) {
                     self.hold(i, "its thread is gone");
                 }
             }

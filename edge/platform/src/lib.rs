@@ -7,6 +7,10 @@
 //! [`flow`] is the page to read first: it is the path thread, and everything else here is a part
 //! it uses. There is no action in the platform: what to do with a trigger is the app's.
 
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, reason = "small numbers in tests")
+)]
 pub mod aligner;
 pub mod flow;
 pub mod limiter;

@@ -270,10 +270,11 @@ impl ThreadWorker {
         })
     }
 
-    /// Hands over a frame; gives it back if the thread is gone or (never, with one frame in
-    /// flight) still busy.
-    pub fn dispatch(&self, frame: Frame) -> Result<(), Frame> {
-        self.inbox.try_send(frame).map_err(|e| e.into_inner())
+    /// Hands over a frame. False if the thread is gone or (never, with one frame in flight) still
+    /// busy; then the lease has been given back.
+    #[must_use]
+    pub fn dispatch(&self, frame: Frame) -> bool {
+        self.inbox.try_send(frame).is_ok()
     }
 
     /// Whether its thread has ended; it never does by itself.

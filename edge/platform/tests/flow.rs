@@ -1,5 +1,11 @@
 //! The path thread with real threads, real slots and extractors that misbehave.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test; its numbers are small"
+)]
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -152,9 +158,11 @@ fn lane(n: &str, opts: LaneOpts) -> LaneSpec {
     }
 }
 
+type Workers = Vec<(Name, std::thread::JoinHandle<()>)>;
+
 struct Started {
     captured: Sender<Captured>,
-    thread: std::thread::JoinHandle<(Held, Vec<(Name, std::thread::JoinHandle<()>)>)>,
+    thread: std::thread::JoinHandle<(Held, Workers)>,
     stats: Arc<FlowStats>,
     noted: Arc<Mutex<Vec<String>>>,
     stop: StopFlag,

@@ -119,7 +119,7 @@ impl Threaded {
 
     fn trip(&self, frame: Frame) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        if self.worker.dispatch(frame).is_err() {
+        if !self.worker.dispatch(frame) {
             anyhow::bail!("the worker's thread is gone");
         }
         std::hint::black_box(self.replies.recv()?);

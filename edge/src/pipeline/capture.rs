@@ -45,12 +45,15 @@ pub enum Ended {
     NoPool(PoolError),
 }
 
+/// Makes a pool for frames of this format.
+pub type MakePool = Box<dyn FnMut(&SourceInfo) -> Result<FramePool, PoolError> + Send>;
+
 /// Everything the capture thread owns.
 pub struct Capture {
     /// Where frames come from.
     pub source: Box<dyn Source>,
     /// Makes a pool for a format; called again when the format changes.
-    pub make_pool: Box<dyn FnMut(&SourceInfo) -> Result<FramePool, PoolError> + Send>,
+    pub make_pool: MakePool,
     /// The path thread's inbox.
     pub to_path: Sender<Captured>,
     /// The evidence lane, if any rule wants clips.

@@ -88,7 +88,7 @@ pub enum StartError {
         /// Which.
         source_name: Name,
         /// Why.
-        error: PoolError,
+        error: Box<PoolError>,
     },
     /// The broker address, or the embedded broker.
     #[error(transparent)]
@@ -289,9 +289,9 @@ impl Pipeline {
             next_pool += 1;
             build::pool(info, next_pool, slots, &views)
         };
-        let pool = make_pool(&info).map_err(|error| StartError::Pool {
+        let pool = make_pool(&info).map_err(|e: PoolError| StartError::Pool {
             source_name: source_name.clone(),
-            error,
+            error: Box::new(e),
         })?;
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
 
@@ -392,7 +392,10 @@ impl Pipeline {
                 panicked.join(", ")
             ))),
             Some(Ended::Failed(error)) => Some(StartError::Source { source_name, error }),
-            Some(Ended::NoPool(error)) => Some(StartError::Pool { source_name, error }),
+            Some(Ended::NoPool(error)) => Some(StartError::Pool {
+                source_name,
+                error: Box::new(error),
+            }),
             Some(Ended::End(_) | Ended::Stopped) | None => None,
         };
         Ok(Report {

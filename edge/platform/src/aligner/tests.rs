@@ -181,7 +181,7 @@ proptest! {
                 if shuffle {
                     // Some outcomes arrive at once, out of order, some much later.
                     let mut k = order[n % order.len()] as usize;
-                    while k % 3 != 0 && !owed.is_empty() {
+                    while !k.is_multiple_of(3) && !owed.is_empty() {
                         let (id, e, r) = owed.swap_remove(k % owed.len());
                         a.outcome(id, e, result_of(r, id));
                         k /= 3;
