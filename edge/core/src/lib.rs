@@ -37,7 +37,7 @@ pub use fusion::{
     TriggerKind,
 };
 pub use name::{Name, NameError, nearest};
-pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals};
+pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals, class_slug};
 pub use rate::RateGate;
 pub use stop::StopFlag;
 pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};

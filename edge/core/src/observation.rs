@@ -114,6 +114,20 @@ pub struct Object {
     pub keypoints: Vec<[f64; 3]>,
 }
 
+/// Class name as it appears in a signal: lower case, every other character an underscore.
+pub fn class_slug(label: &str) -> String {
+    label
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
 /// What an observation carries beside its signals.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Data {
@@ -239,5 +253,12 @@ mod tests {
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(json, r#"{"a":2.0,"b":3.0,"c":-1.0}"#);
         assert_eq!(serde_json::from_str::<Signals>(&json).unwrap(), s);
+    }
+
+    #[test]
+    fn slugs_are_lower_case_with_underscores() {
+        assert_eq!(class_slug("Person"), "person");
+        assert_eq!(class_slug("Coffee cup"), "coffee_cup");
+        assert_eq!(class_slug("T-Shirt é2"), "t_shirt__2");
     }
 }

@@ -50,7 +50,7 @@ fn examples() -> Vec<(&'static str, Value)> {
         (
             "summary",
             json!({"frames":795,"fps":29.9,"dropped":{"queue_full":3},"triggers":4,"clips":{"ready":4,"failed":0},
-             "observations":{"person":795},"wall_s":26.5,"cpu_s":30.1,"events_undelivered":0}),
+             "observations":{"person":795},"failed":{},"timed_out":{"person":2},"late":{"person":1},"evidence_lost":0,"wall_s":26.5,"cpu_s":30.1,"events_undelivered":0}),
         ),
     ]
 }
@@ -105,6 +105,10 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "seq_to",
         "bytes",
         "events_undelivered",
+        "failed",
+        "timed_out",
+        "late",
+        "evidence_lost",
     ];
     for ((name, schema), (_, example)) in schemas().iter().zip(examples()) {
         let validator = jsonschema::validator_for(schema).unwrap();

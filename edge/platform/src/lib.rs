@@ -22,6 +22,6 @@ pub mod worker;
 pub use aligner::PathSpec;
 pub use flow::{Captured, Flow, FlowSpec, FlowStats, LaneSpec, LaneStats, PathSink, Times};
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
-pub use observe::{Merger, class_slug};
+pub use observe::Merger;
 pub use registry::{Origin, Registry, RegistryError};
 pub use worker::{ExtractorFactory, Isolation, Runner};

@@ -3,21 +3,7 @@
 
 use std::sync::Arc;
 
-use visualpath_core::{FrameMeta, Held, Name, Observation, Signals, Zone};
-
-/// Class name as it appears in a signal: lower case, every other character an underscore.
-pub fn class_slug(label: &str) -> String {
-    label
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
+use visualpath_core::{FrameMeta, Held, Name, Observation, Signals, Zone, class_slug};
 
 /// Finishes the observations of one extractor of one source.
 #[derive(Debug)]

@@ -222,20 +222,6 @@ fn classes(config: &Map<String, Value>) -> Result<Option<Vec<String>>, PluginErr
     }
 }
 
-/// `Coffee cup` → `coffee_cup`: lower case, every other character `_`.
-pub(crate) fn slug(label: &str) -> String {
-    label
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,12 +310,5 @@ mod tests {
             let error = config.enabled(&labels(), Some(0)).unwrap_err().to_string();
             assert!(error.starts_with(says), "{error}");
         }
-    }
-
-    #[test]
-    fn slugs_are_lower_case_with_underscores() {
-        assert_eq!(slug("Person"), "person");
-        assert_eq!(slug("Coffee cup"), "coffee_cup");
-        assert_eq!(slug("T-Shirt é2"), "t_shirt__2");
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use visualpath_core::{
     ExtractError, Extractor, FrameView, ModelUse, Name, Object, Observation, Roi, Signals,
+    class_slug,
 };
 use visualpath_onnx::{LoadedModel, Normalizer};
 
@@ -26,7 +27,7 @@ impl SignalNames {
             .iter()
             .enumerate()
             .map(|(i, label)| {
-                let name = format!("{}_count", crate::config::slug(label));
+                let name = format!("{}_count", class_slug(label));
                 enabled.contains(&i).then(|| (label.clone(), name.into()))
             })
             .collect();

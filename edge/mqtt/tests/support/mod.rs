@@ -193,6 +193,18 @@ fn read_packet(stream: &mut impl Read) -> std::io::Result<(u8, Vec<u8>)> {
 impl Subscriber {
     /// Subscribed with QoS 1 when this returns.
     pub fn new(port: u16, filter: &str) -> Self {
+        Self::with_qos(port, filter, 1)
+    }
+
+    /// Subscribed with QoS 0, for a broker that will be killed. With QoS 1, 3 of 4 runs of 1000
+    /// kills missed a few messages, with QoS 0 none of 4, the publisher being the same. Probably
+    /// our PUBACKs, unread in the dying broker's socket, make the kernel close it with a reset and
+    /// throw away what the broker had written to us; unprovoked it sends that, then a FIN.
+    pub fn silent(port: u16, filter: &str) -> Self {
+        Self::with_qos(port, filter, 0)
+    }
+
+    fn with_qos(port: u16, filter: &str, qos: u8) -> Self {
         let mut stream = TcpStream::connect(local(port)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut connect = Vec::new();
@@ -204,7 +216,7 @@ impl Subscriber {
         assert_eq!((kind, body), (0x20, vec![0, 0]), "CONNACK");
         let mut subscribe = vec![0, 1];
         text(&mut subscribe, filter);
-        subscribe.push(1);
+        subscribe.push(qos);
         stream.write_all(&packet(0x82, &subscribe)).unwrap();
 
         let (sender, messages) = channel();
@@ -266,7 +278,7 @@ fn read_all(stream: TcpStream, messages: &Sender<Message>, subscribed: &Sender<(
     while let Ok((first, body)) = read_packet(&mut reader) {
         match first >> 4 {
             9 => {
-                assert_eq!(body[2], 1, "QoS 1 granted");
+                assert!(body[2] <= 1, "the broker refused the subscription");
                 if subscribed.send(()).is_err() {
                     return;
                 }
