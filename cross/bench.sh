@@ -9,7 +9,7 @@ set -euo pipefail
 
 "$ROOT/cross/setup.sh" bench
 say "building (release; the first time takes about 10 minutes)"
-(cd "$ROOT" && cargo build --locked --release -p visualpath)
+(cd "$ROOT" && cargo build --locked --release -p visualpath --features count-allocations)
 
 exec "$CARGO_TARGET_DIR/release/visualpath" bench \
     --video "$VISUALPATH_ASSETS/videos/vtest.avi" \

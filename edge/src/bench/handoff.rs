@@ -13,7 +13,7 @@ use visualpath_media::convert::Converter;
 use visualpath_platform::worker::{Reply, ThreadWorker};
 use visualpath_platform::{Merger, Runner};
 
-use super::{Row, Samples, median};
+use super::{Row, Samples, allocations, allocations_since, median};
 use crate::pipeline::summary::cpu_seconds;
 
 /// Looks at one pixel, so that nothing can be left out, and finds nothing.
@@ -240,16 +240,21 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
             });
         }
         let mut samples = Samples::default();
-        for _ in 0..TRIPS * rounds.max(1) {
+        let trips_inline = TRIPS * rounds.max(1);
+        samples.0.reserve(trips_inline);
+        let before = allocations();
+        for _ in 0..trips_inline {
             let frame = next()?;
             let started = Instant::now();
             std::hint::black_box(inline.run(&frame));
             samples.add(started.elapsed());
         }
+        let allocs = allocations_since(before, trips_inline);
         rows.push(Row {
             width: Some(width),
             height: Some(height),
             copies: Some(0.0),
+            allocs,
             ..row(
                 format!("inline {width}x{height}"),
                 &samples,

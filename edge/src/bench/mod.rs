@@ -57,6 +57,10 @@ pub struct Row {
     cpu_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copies: Option<f64>,
+    /// Heap allocations per trip or frame, extractor and sink included; only in a build with the
+    /// feature `count-allocations`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocs: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     video: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +134,9 @@ impl std::fmt::Display for Bench {
             if let (Some(fps), Some(cpu)) = (r.fps, r.cpu_ms_per_frame) {
                 write!(f, " {fps:6.1} fps  {cpu:6.2} CPU-ms/frame")?;
             }
+            if let Some(allocs) = r.allocs {
+                write!(f, "  {allocs:.1} allocs")?;
+            }
             if let Some(rss) = r.rss_mb {
                 write!(f, "  {rss:.0} MB")?;
             }
@@ -140,6 +147,27 @@ impl std::fmt::Display for Bench {
         }
         Ok(())
     }
+}
+
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static COUNTING: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+/// Heap allocations of the process so far, where they are counted.
+fn allocations() -> Option<usize> {
+    #[cfg(feature = "count-allocations")]
+    return Some({
+        let stats = COUNTING.stats();
+        stats.allocations + stats.reallocations
+    });
+    #[cfg(not(feature = "count-allocations"))]
+    None
+}
+
+/// What one of `n` took of the allocations since `before`.
+#[expect(clippy::cast_precision_loss, reason = "a mean")]
+fn allocations_since(before: Option<usize>, n: usize) -> Option<f64> {
+    Some(allocations()?.saturating_sub(before?) as f64 / n.max(1) as f64)
 }
 
 /// Times of one thing, in microseconds.

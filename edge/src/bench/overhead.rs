@@ -15,7 +15,7 @@ use visualpath_platform::{
 };
 
 use super::handoff::{frame, pool};
-use super::{Row, Samples};
+use super::{Row, Samples, allocations, allocations_since};
 
 /// Sees somebody on every other frame, so that a rule fires on every other frame.
 struct Blink;
@@ -87,8 +87,9 @@ const FRAMES: u64 = 4000;
 /// Rows for frames that fire and frames that don't.
 pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
     let (mut firing, mut quiet) = (Samples::default(), Samples::default());
+    let mut allocs = None;
     for _ in 0..rounds.max(1) {
-        round(&mut firing, &mut quiet)?;
+        allocs = round(&mut firing, &mut quiet)?;
     }
     let row = |name: &str, s: &Samples| Row {
         name: name.to_owned(),
@@ -96,6 +97,7 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
         p50_us: Some(s.quantile(0.5)),
         p99_us: Some(s.quantile(0.99)),
         n: s.0.len(),
+        allocs,
         ..Row::default()
     };
     Ok(vec![
@@ -104,7 +106,8 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
     ])
 }
 
-fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
+/// Gives the allocations per frame, firing or not.
+fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64>> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let (blink, source) = (Name::new("blink")?, Name::new("cam0")?);
     let runner = Runner::new(
@@ -168,7 +171,11 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
         .name("path".to_owned())
         .spawn(move || flow.run(&captured))?;
     let pool = pool(640, 480)?;
+    let mut before = None;
     for id in 0..FRAMES {
+        if id == FRAMES / 2 {
+            before = allocations();
+        }
         let t_ns = i64::try_from(id).unwrap_or(0) * 33_333_333;
         to_path.send(Captured::Frame(frame(&pool, id, t_ns)?))?;
         let Some((fired, ns)) = measured.recv()? else {
@@ -184,8 +191,9 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<()> {
         }
         while triggers.try_recv().is_ok() {}
     }
+    let allocs = allocations_since(before, usize::try_from(FRAMES / 2)?);
     to_path.send(Captured::End)?;
     path.join()
         .map_err(|_| anyhow::anyhow!("the path thread panicked"))?;
-    Ok(())
+    Ok(allocs)
 }
