@@ -5,38 +5,13 @@
 //! program started again with `ORT_DYLIB_PATH` set.
 #![allow(clippy::unwrap_used, reason = "test code outside a #[test]")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use visualpath_onnx::{LoadOptions, ModelFile, ModelLocator, OrtBackend, Runtime, load};
-
-fn assets() -> PathBuf {
-    let set = |key| {
-        std::env::var_os(key)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    set("VISUALPATH_ASSETS")
-        .or_else(|| set("XDG_CACHE_HOME").map(|c| c.join("visualpath")))
-        .or_else(|| set("HOME").map(|h| h.join(".cache/visualpath")))
-        .expect("HOME is set")
-}
-
-fn real_library() -> PathBuf {
-    let path = assets().join("runtime/libonnxruntime.so");
-    assert!(
-        path.exists(),
-        "{} is missing: run cross/setup.sh first",
-        path.display()
-    );
-    path
-}
-
-fn ssd() -> ModelFile {
-    ModelLocator::new(vec![assets().join("models")])
-        .open("ssd-oidv4")
-        .unwrap_or_else(|e| panic!("run cross/setup.sh first: {e}"))
-}
+use support::{library, ssd};
+use visualpath_onnx::{LoadOptions, OrtBackend, Runtime, load};
 
 /// Tells, on stdout, what `ort` and `auto` do with the library in `ORT_DYLIB_PATH`.
 #[test]
@@ -116,7 +91,7 @@ fn a_library_that_is_not_there_or_no_library_is_told() {
 
 #[test]
 fn half_a_library_is_told_and_not_mapped() {
-    let whole = std::fs::read(real_library()).unwrap();
+    let whole = std::fs::read(library()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let half = dir.path().join("libonnxruntime.so");
     std::fs::write(&half, &whole[..whole.len() / 2]).unwrap();
@@ -173,7 +148,7 @@ fn a_library_that_gives_no_interface_takes_nobody_down() {
 
 #[test]
 fn the_real_library_opens_from_the_environment() {
-    let text = probed(&real_library());
+    let text = probed(&library());
     assert_eq!(text.matches("ORT OK onnxruntime 1.").count(), 2, "{text}");
     assert!(text.contains("AUTO onnxruntime 1."), "{text}");
 }
@@ -184,7 +159,7 @@ fn after_failures_the_real_library_still_opens_and_then_stays() {
     for _ in 0..3 {
         assert!(OrtBackend::open(Some(missing)).is_err());
     }
-    OrtBackend::open(Some(&real_library())).unwrap();
+    OrtBackend::open(Some(&library())).unwrap();
     OrtBackend::open(None).unwrap();
     let error = OrtBackend::open(Some(missing)).unwrap_err().to_string();
     assert!(error.contains("already open"), "{error}");

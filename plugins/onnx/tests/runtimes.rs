@@ -2,43 +2,18 @@
 //!
 //! Run `cross/setup.sh` first: it fetches the model and ONNX Runtime's library.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use visualpath_onnx::{
-    InferError, LoadError, LoadOptions, ModelFile, ModelLocator, Runtime, available_runtimes, load,
+    InferError, LoadError, LoadOptions, ModelFile, Runtime, available_runtimes, load,
 };
+
+use support::{library, ssd};
 
 const BOTH: [Runtime; 2] = [Runtime::Tract, Runtime::Ort];
 const OUTPUTS: [&str; 2] = ["raw_outputs_box_encodings", "raw_outputs_class_predictions"];
-
-/// `$VISUALPATH_ASSETS`, else the cache set-up writes to.
-fn assets() -> PathBuf {
-    let set = |key| {
-        std::env::var_os(key)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    set("VISUALPATH_ASSETS")
-        .or_else(|| set("XDG_CACHE_HOME").map(|c| c.join("visualpath")))
-        .or_else(|| set("HOME").map(|h| h.join(".cache/visualpath")))
-        .expect("HOME is set")
-}
-
-fn library() -> PathBuf {
-    let path = assets().join("runtime/libonnxruntime.so");
-    assert!(
-        path.exists(),
-        "{} is missing: run cross/setup.sh first",
-        path.display()
-    );
-    path
-}
-
-fn ssd() -> ModelFile {
-    ModelLocator::new(vec![assets().join("models")])
-        .open("ssd-oidv4")
-        .unwrap_or_else(|e| panic!("run cross/setup.sh first: {e}"))
-}
 
 fn options(model: &ModelFile) -> LoadOptions {
     LoadOptions {
