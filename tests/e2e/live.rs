@@ -140,6 +140,62 @@ fn no_child_outlives_the_appliance() {
     }
 }
 
+#[test]
+fn a_reader_that_stops_reading_does_not_keep_the_appliance_from_stopping() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::demo(cut_vtest(dir.path(), 0.0, 10.0), "off");
+    config.rule = "for_ms = 0\nrelease_ms = 0\ncooldown_ms = 0\npre_s = 0.1\npost_s = 0.1".into();
+    config.when = "\"person.max_confidence > 0.58\"";
+    let file = config.write(dir.path());
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("realtime = false", "realtime = false\nloop = true"),
+    )
+    .unwrap();
+    let running = Running::start(&file);
+    // Nobody reads: the pipe fills, and the thread that prints is stuck in write(2).
+    let pid = running.child.id();
+    let started = std::time::Instant::now();
+    while !writing(pid) {
+        assert!(started.elapsed().as_secs() < 120, "the pipe never fills");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    signal(&running.child, "-TERM");
+    let mut running = running;
+    let started = std::time::Instant::now();
+    while running.child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed().as_secs() < 180, "it hangs");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let (code, log) = running.finish();
+    assert_eq!(code, 1, "not everything was flushed: {log}");
+    assert!(
+        log.contains("did not stop in time") && log.contains("events"),
+        "{log}"
+    );
+}
+
+/// Whether the events thread has been in the same write(2) for a while.
+fn writing(pid: u32) -> bool {
+    let events = |task: &std::path::Path| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|c| c.trim() == "events")
+    };
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .flatten();
+    let Some(task) = tasks.map(|t| t.path()).find(|t| events(t)) else {
+        return false;
+    };
+    let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+    let state = || (read("stat").contains(") S "), read("wchan"), read("status"));
+    let before = state();
+    // A kernel that does not tell where it waits leaves only the silence to go by.
+    let told = before.1.chars().any(char::is_alphabetic);
+    std::thread::sleep(std::time::Duration::from_secs(if told { 1 } else { 20 }));
+    before.0 && before == state() && (!told || before.1.contains("pipe"))
+}
+
 fn children_of_threads(pid: u32) -> String {
     let mut all = String::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))
