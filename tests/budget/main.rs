@@ -214,6 +214,7 @@ fn run<F: Fusion + 'static>(
     for (_, thread) in threads {
         thread.join().unwrap();
     }
+    COUNTED.with(|c| c.set(false));
     let seen = seen.lock().unwrap();
     let per_frame = seen[2..]
         .windows(2)
