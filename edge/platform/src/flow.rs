@@ -434,6 +434,14 @@ impl<S: PathSink> Flow<S> {
     fn outcome(&mut self, i: usize, frame_id: u64, outcome: Outcome) {
         let stats = &self.stats.lanes[i].1;
         stats.count(&outcome);
+        if let Outcome::Failed(why) = &outcome {
+            // Said ever more seldom: an extractor may fail on every frame for weeks.
+            let failed = stats.failed.load(Ordering::Relaxed);
+            if failed.is_power_of_two() {
+                let extractor = &self.lanes[i].name;
+                tracing::warn!(%extractor, frame_id, why = &**why, failed, "extractor failed on a frame");
+            }
+        }
         let late = self.aligner.stats().late[i];
         self.aligner.outcome(frame_id, i, outcome);
         stats

@@ -384,3 +384,127 @@ fn latency(times: Times, extract_ns: i64) -> Latency {
         total: ms(times.fused_ns - times.dequeued_ns),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+    use visualpath_core::{Signals, TriggerKind};
+
+    use super::*;
+    use crate::pipeline::out::Print;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn fired() -> Event {
+        let trigger = Trigger {
+            label: name("visitor"),
+            kind: TriggerKind::Point,
+            phase: Phase::Point,
+            event: 1,
+            frame_id: 3,
+            t_ns: 300,
+            fired_ns: 300,
+            event_start_ns: 300,
+            event_end_ns: 300,
+            t_start_ns: 0,
+            t_end_ns: 500,
+            score: 1.0,
+            reason: "test".to_owned(),
+            observations_used: 1,
+            signals: Signals::new(),
+            objects: vec![],
+            clip: true,
+            metadata: serde_json::Map::new(),
+        };
+        Event::Fired {
+            path: 0,
+            trigger: Box::new(trigger),
+            times: Times::default(),
+            extract_ns: 0,
+        }
+    }
+
+    fn events(counts: &Arc<Counts>, on_trigger: Option<OnTrigger>) -> Events {
+        let path = PathInfo {
+            name: name("entrance"),
+            source: name("cam0"),
+            models: vec![],
+        };
+        Events {
+            out: Out::new(None, Print::Nothing),
+            paths: vec![path],
+            evidence: None,
+            wall: WallClock::starting_now(),
+            device: "test".to_owned(),
+            boot_id: "boot".to_owned(),
+            problems: vec![],
+            on_trigger,
+            open: HashMap::new(),
+            asked: HashMap::new(),
+            counts: Arc::clone(counts),
+        }
+    }
+
+    fn read(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn a_clip_without_a_result_when_the_appliance_stops_has_failed() {
+        let counts = Arc::new(Counts::default());
+        let mut thread = events(&counts, None);
+        // Asked for, and the clip thread never answered.
+        let Event::Fired { trigger, .. } = fired() else {
+            unreachable!()
+        };
+        let body = TriggerBody::new(
+            &trigger,
+            TriggerContext {
+                device: "test",
+                boot_id: "boot",
+                path: &name("entrance"),
+                source: &name("cam0"),
+                time: String::new(),
+                clock: visualpath_mqtt::payload::ClockQuality::default(),
+                clip_id: Some("a".to_owned()),
+                trigger_id: None,
+                models: &[],
+                latency_ms: Latency::default(),
+            },
+        );
+        thread.asked.insert("a".to_owned(), (0, body));
+        let (tx, rx) = unbounded();
+        let (clip_tx, clips) = unbounded();
+        tx.send(Event::End).unwrap();
+        thread.run(&rx, &clips);
+        drop(clip_tx);
+        assert_eq!((read(&counts.ready), read(&counts.failed)), (0, 1));
+    }
+
+    #[test]
+    fn without_an_encoder_every_trigger_still_gets_its_answer() {
+        let counts = Arc::new(Counts::default());
+        let (tx, rx) = unbounded();
+        let (clip_tx, clips) = unbounded();
+        drop(clip_tx); // the lane is gone; events go on
+        for event in [fired(), fired(), Event::End] {
+            tx.send(event).unwrap();
+        }
+        events(&counts, None).run(&rx, &clips);
+        assert_eq!((read(&counts.triggers), read(&counts.failed)), (2, 2));
+    }
+
+    #[test]
+    fn a_subscriber_that_panics_costs_no_event() {
+        let counts = Arc::new(Counts::default());
+        let (tx, rx) = unbounded();
+        let (_clip_tx, clips) = unbounded();
+        for event in [fired(), fired(), fired(), Event::End] {
+            tx.send(event).unwrap();
+        }
+        events(&counts, Some(Box::new(|_| panic!("subscriber")))).run(&rx, &clips);
+        assert_eq!(read(&counts.triggers), 3);
+    }
+}
