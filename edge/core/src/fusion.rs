@@ -1,9 +1,11 @@
 //! From aligned observations to triggers.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::extractor::PluginError;
 use crate::name::Name;
 use crate::observation::{Held, Object, Outcome, Signals};
 
@@ -28,6 +30,10 @@ pub struct Aligned {
     pub frame_id: u64,
     /// Its source time: the fusion's clock.
     pub t_ns: i64,
+    /// The wall time of `t_ns`, nanoseconds since 1970 UTC, attached by the path thread so that a
+    /// fusion that knows the time of day stays pure. For conditions such as "at night" only:
+    /// it steps when the machine's clock does.
+    pub unix_ns: i64,
     /// One entry per extractor of the path, in the config's order.
     pub entries: Vec<AlignedEntry>,
 }
@@ -60,12 +66,52 @@ pub enum FusionInput<'a> {
 
 /// A state machine from aligned frames to triggers. Pure: its answer depends on its state and the
 /// input's event time only, so a recorded trace replays to the same triggers.
-pub trait Fusion: Send {
+pub trait Fusion: Any + Send {
     /// Takes one input.
     fn update(&mut self, input: FusionInput<'_>) -> FusionResult;
 
     /// Back to the initial state.
     fn reset(&mut self);
+
+    /// Takes the place of `old` between two frames, after the one at `t_ns` (a reload). What `old`
+    /// has open is closed, unless this fusion knows it (by upcasting to `Any`) and goes on with it.
+    fn take_over(&mut self, mut old: Box<dyn Fusion>, t_ns: i64) -> FusionResult {
+        old.update(FusionInput::End { t_ns })
+    }
+}
+
+/// One extractor of a path, as its fusion may refer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtractorSignals {
+    /// Its name in the config.
+    pub name: Name,
+    /// The signals its plugin declares; empty when it declares none, then none is checked.
+    pub signals: Vec<String>,
+    /// Zones of the source it looks at.
+    pub zones: Vec<Name>,
+}
+
+/// What a fusion is made with.
+#[derive(Debug, Clone)]
+pub struct FusionContext {
+    /// The fusion's name in the config.
+    pub name: Name,
+    /// `[fusion.<name>.config]`, unchanged.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// The extractors of the path, in the config's order.
+    pub extractors: Vec<ExtractorSignals>,
+}
+
+/// Makes fusions of one kind, one per (path, source). Registered under its name.
+pub trait FusionPlugin: Send + Sync {
+    /// The name the config refers to.
+    fn name(&self) -> &str;
+
+    /// The plugin's version.
+    fn version(&self) -> &str;
+
+    /// Checks the config and makes the fusion.
+    fn create(&self, cx: &FusionContext) -> Result<Box<dyn Fusion>, PluginError>;
 }
 
 /// A fusion's answer to one input.
@@ -104,7 +150,8 @@ pub enum TriggerKind {
 }
 
 /// Which message of a trigger this is. A POINT has one, a RANGE two.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The only message of a POINT.
     Point,
@@ -131,7 +178,7 @@ pub enum EndReason {
 }
 
 /// What a fusion emits. All times are source times in nanoseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trigger {
     /// The rule's label.
     pub label: Name,

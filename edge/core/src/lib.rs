@@ -33,8 +33,8 @@ pub use extractor::{
 };
 pub use frame::{ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageLayout, PixelFormat, Plane};
 pub use fusion::{
-    Aligned, AlignedEntry, EndReason, Fusion, FusionInput, FusionResult, Phase, Trigger,
-    TriggerKind,
+    Aligned, AlignedEntry, EndReason, ExtractorSignals, Fusion, FusionContext, FusionInput,
+    FusionPlugin, FusionResult, Phase, Trigger, TriggerKind,
 };
 pub use name::{Name, NameError, nearest};
 pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals, class_slug};

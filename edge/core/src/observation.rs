@@ -222,7 +222,7 @@ pub enum Outcome {
 
 /// The observations of one extractor for one frame, with the signals merged as rules see them:
 /// the largest value per signal, `count` and `max_confidence` supplied, zones counted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// Frame observed.
     pub frame_id: u64,

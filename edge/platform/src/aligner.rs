@@ -113,6 +113,7 @@ impl Aligner {
                     source: spec.source.clone(),
                     frame_id: 0,
                     t_ns: 0,
+                    unix_ns: 0,
                     entries: spec
                         .extractors
                         .iter()

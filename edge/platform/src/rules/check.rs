@@ -207,8 +207,17 @@ impl<'a> Names<'a> {
     }
 }
 
-impl ExtractorSignals {
+/// What rules ask of an extractor's declaration.
+trait Declared {
     /// Whether `signal` can exist; the error is a message.
+    fn check_signal(&self, signal: &str) -> Checked<()>;
+    fn has(&self, signal: &str) -> bool;
+    /// What it declares and what the platform supplies.
+    fn base_names(&self) -> impl Iterator<Item = &str>;
+    fn unknown(&self, signal: &str) -> String;
+}
+
+impl Declared for ExtractorSignals {
     fn check_signal(&self, signal: &str) -> Checked<()> {
         if self.signals.is_empty() || self.has(signal) {
             return Ok(());
@@ -248,7 +257,6 @@ impl ExtractorSignals {
         self.base_names().any(|s| s == signal)
     }
 
-    /// What it declares and what the platform supplies.
     fn base_names(&self) -> impl Iterator<Item = &str> {
         let declared = self.signals.iter().map(String::as_str);
         declared.chain(

@@ -24,9 +24,11 @@ use std::sync::Arc;
 
 use cel::{Context, Env, ExecutionError};
 use visualpath_core::{
-    Aligned, EndReason, Fusion, FusionInput, FusionResult, NS_PER_MS, NS_PER_S, Name, Object,
-    Phase, Signals, Trigger, TriggerKind,
+    Aligned, EndReason, Fusion, FusionInput, FusionResult, NS_PER_MS, NS_PER_S, Object, Phase,
+    Signals, Trigger, TriggerKind,
 };
+
+pub use visualpath_core::ExtractorSignals;
 
 pub use config::{MAX_RULES, RuleConfig, RuleError, RulesConfig};
 pub use counters::{RuleCounters, RuleCounts};
@@ -38,17 +40,6 @@ use state::{Ended, Fired, LONG_GAP_NS, Machine, Mark, Timing};
 
 /// Most objects a trigger carries; `metadata.objects_left_out` counts the rest.
 pub const MAX_OBJECTS: usize = 64;
-
-/// One extractor of the path, as rules may refer to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtractorSignals {
-    /// Its name in the config: the variable of expressions.
-    pub name: Name,
-    /// The signals its plugin declares; empty when it declares none, then none is checked.
-    pub signals: Vec<String>,
-    /// Zones of the source it looks at.
-    pub zones: Vec<Name>,
-}
 
 /// The fusion `rules`. Made by [`Rules::compile`].
 pub struct Rules {

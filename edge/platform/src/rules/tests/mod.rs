@@ -64,6 +64,7 @@ fn held(signals: &[(&str, f64)]) -> Held {
 
 fn aligned(frame_id: u64, t_ms: i64, entries: &[(&str, Option<Held>)]) -> Aligned {
     Aligned {
+        unix_ns: 0,
         source: name("cam0"),
         frame_id,
         t_ns: t_ms * NS_PER_MS,
