@@ -7,7 +7,7 @@ use visualpath_platform::{Origin, Registry, RegistryError};
 /// # Errors
 /// If two have one name, which the test below rules out for the ones linked here.
 pub fn registry() -> Result<Registry, RegistryError> {
-    let mut registry = Registry::new();
+    let registry = Registry::new();
     registry.register_extractor(Origin::BuiltIn, visualpath_plugin_object::plugin())?;
     Ok(registry)
 }
@@ -19,11 +19,16 @@ mod tests {
     #[test]
     fn built_in_plugins_have_names_of_their_own() {
         let registry = registry().unwrap();
-        assert!(registry.extractors().any(|(_, p)| p.name() == "object"));
+        assert!(
+            registry
+                .extractors()
+                .iter()
+                .any(|(_, p)| p.name() == "object")
+        );
         let error = registry.extractor("objekt").err().unwrap().to_string();
         assert_eq!(
             error,
-            "no plugin is called `objekt`; did you mean `object`?; known: object"
+            "no extractor plugin is called `objekt`; did you mean `object`?; known: object"
         );
     }
 }

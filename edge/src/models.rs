@@ -8,7 +8,7 @@ use visualpath_mqtt::payload::{InfoModel, ModelRef};
 use visualpath_onnx::{LoadOptions, ModelLocator, Runtime, load};
 
 use crate::config::Config;
-use crate::pipeline::build::model_dirs;
+use crate::pipeline::plan::model_dirs;
 
 /// A model in use, with the licences its card states.
 pub fn with_licences(config: &Config, used: &ModelUse) -> InfoModel {

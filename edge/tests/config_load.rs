@@ -103,7 +103,7 @@ fn one_source_extractor_path_and_rule_are_enough() {
     assert_eq!(config.clip_dir(), Path::new("/var/lib/visualpath/clips"));
     assert!(config.source["cam0"].realtime);
     assert_eq!(config.extractor["person"].timeout_ms, Auto::Auto);
-    assert_eq!(config.drop_policy_of("person"), DropPolicy::Oldest);
+    assert_eq!(config.extractor["person"].drop, Some(DropPolicy::Oldest));
     assert_eq!(rules(config).rule[0].pre_s, 3.0);
     assert_eq!(rules(config).rule[1].pre_s, 1.5);
     assert_eq!(config.mqtt.url, "mqtt://127.0.0.1:1883");
@@ -132,8 +132,8 @@ fn a_missing_schema_number_is_a_warning() {
 fn not_realtime_means_no_drops() {
     let case = Case::new(&GOOD.replace("\"video.mp4\"", "\"video.mp4\"\nrealtime = false"));
     assert_eq!(
-        case.load().unwrap().config.drop_policy_of("person"),
-        DropPolicy::None
+        case.load().unwrap().config.extractor["person"].drop,
+        Some(DropPolicy::None)
     );
 }
 
@@ -502,7 +502,34 @@ fn zones_and_dependencies_reach_their_users() {
         config.extractors_of(&config.path["entrance"]),
         ["motion", "person"]
     );
-    assert_eq!(config.source_of("motion").unwrap().0.as_str(), "cam0");
+    assert_eq!(config.sources_of("motion")[0].0.as_str(), "cam0");
+}
+
+#[test]
+fn an_extractor_on_several_sources_has_each_ones_drop_policy() {
+    let text = format!(
+        "{GOOD}[source.tape]\nuri = \"b.mp4\"\nrealtime = false\n[extractor.motion]\nplugin = \"motion\"\n"
+    )
+    .replace("source = \"cam0\"", "source = [\"cam0\", \"tape\"]")
+    .replace("plugin = \"object\"", "plugin = \"object\"\ngate = \"motion.score > 0.1\"");
+    let case = Case::new(&text);
+    let loaded = case.load().unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let config = &loaded.config;
+    let person = &config.extractor["person"];
+    assert_eq!(person.drop, None, "no one answer");
+    let policies: Vec<DropPolicy> = config
+        .sources_of("person")
+        .into_iter()
+        .map(|(_, s)| visualpath::config::Config::drop_policy_of(person, s.realtime))
+        .collect();
+    assert_eq!(policies, [DropPolicy::Oldest, DropPolicy::None]);
+    let tape = config.sources_of("motion")[1].0.clone();
+    assert_eq!(
+        config.extractors_on(&tape),
+        ["motion", "person"],
+        "through the gate"
+    );
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Fusion for NoFusion {
 struct Quiet;
 
 impl PathSink for Quiet {
-    fn fused(&mut self, _: usize, _: FusionInput<'_>, _: FusionResult, _: Times) {}
+    fn fused(&mut self, _: &Name, _: FusionInput<'_>, _: FusionResult, _: Times) {}
     fn held(&mut self, _: &Name, _: &str) {}
 }
 
@@ -154,10 +154,14 @@ fn run<F: Fusion + 'static>(
         runner,
         isolation,
         limiter: FlowLimiter::new(rate, DropPolicy::None, 1),
+        depends: vec![],
+        gate: None,
+        stale_ns: i64::MAX,
         timeout_ns: i64::MAX,
         hang_ns: i64::MAX,
     };
     let path = PathSpec {
+        name: name("entrance"),
         source: name("cam0"),
         extractors: vec![(0, name("x"), i64::MAX)],
         window_ns: None,
@@ -175,6 +179,8 @@ fn run<F: Fusion + 'static>(
         )],
         pending: 64,
         clock: Arc::new(ManualClock::default()),
+        unix_ns: Arc::new(|t_ns| t_ns),
+        changes: crossbeam_channel::never(),
         stop: visualpath_core::StopFlag::new(),
         stop_grace_ns: 0,
     };

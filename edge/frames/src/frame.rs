@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use visualpath_core::{FrameMeta, FrameView, ImageLayout, Roi};
+use visualpath_core::{FrameMeta, FrameView, ImageLayout, Roi, ViewSpec};
 
 use crate::header::SlotPlace;
 use crate::holder::Holder;
@@ -133,6 +133,29 @@ impl Frame {
             layout: place.layout,
             roi: place.roi,
             pixels: ready.bytes(),
+        })
+    }
+
+    /// The frame in a form the pool was not made for, in memory of the caller's. Made anew at
+    /// every call: for the few frames after an extractor was added while running, and for tools.
+    ///
+    /// # Errors
+    /// What the view maker answered.
+    pub fn view_in<'a>(
+        &'a self,
+        spec: &ViewSpec,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<FrameView<'a>, ViewError> {
+        let native = &self.meta.layout;
+        let (layout, roi) = spec.resolve(native);
+        scratch.resize(layout.bytes(), 0);
+        let maker = &self.parts().maker;
+        maker.make(spec, native, self.pixels(), &layout, scratch)?;
+        Ok(FrameView {
+            meta: self.meta,
+            layout,
+            roi,
+            pixels: scratch,
         })
     }
 

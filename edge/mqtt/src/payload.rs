@@ -618,6 +618,9 @@ pub struct Summary {
     pub clips: ClipCounts,
     /// Observations, by extractor.
     pub observations: BTreeMap<String, u64>,
+    /// The same numbers for each source.
+    #[serde(default)]
+    pub sources: BTreeMap<String, SourceSummary>,
     /// Frames an extractor failed on, by extractor.
     #[serde(default)]
     pub failed: BTreeMap<String, u64>,
@@ -637,6 +640,21 @@ pub struct Summary {
     /// Events not acknowledged by the broker when the run ended.
     #[serde(default)]
     pub events_undelivered: u64,
+}
+
+/// What a run came to on one source.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceSummary {
+    /// Frames captured.
+    pub frames: u64,
+    /// Admitted frames dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Observations, by extractor.
+    pub observations: BTreeMap<String, u64>,
+    /// Frames not offered, by extractor: `rate`, `gate`, `dependency`.
+    pub skipped: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Milliseconds spent in each extractor.
+    pub busy_ms: BTreeMap<String, u64>,
 }
 
 /// Clips by what became of them.

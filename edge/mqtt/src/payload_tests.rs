@@ -50,7 +50,9 @@ fn examples() -> Vec<(&'static str, Value)> {
         (
             "summary",
             json!({"frames":795,"fps":29.9,"dropped":{"queue_full":3},"triggers":4,"clips":{"ready":4,"failed":0},
-             "observations":{"person":795},"failed":{},"timed_out":{"person":2},"late":{"person":1},"evidence_lost":0,"wall_s":26.5,"cpu_s":30.1,"events_undelivered":0}),
+             "observations":{"person":795},"failed":{},"timed_out":{"person":2},"late":{"person":1},"evidence_lost":0,
+             "sources":{"cam0":{"frames":795,"dropped":{"queue_full":3},"observations":{"person":795},
+                 "skipped":{"person":{"rate":12}},"busy_ms":{"person":25000}}},"wall_s":26.5,"cpu_s":30.1,"events_undelivered":0}),
         ),
     ]
 }
@@ -108,6 +110,7 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "failed",
         "timed_out",
         "late",
+        "sources",
         "evidence_lost",
     ];
     for ((name, schema), (_, example)) in schemas().iter().zip(examples()) {

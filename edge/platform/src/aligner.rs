@@ -22,6 +22,8 @@ pub const MAX_EXTRACTORS: usize = 64;
 /// One path as the aligner sees it.
 #[derive(Debug, Clone)]
 pub struct PathSpec {
+    /// The path's name.
+    pub name: Name,
     /// The source's name, handed through to the fusion.
     pub source: Name,
     /// Index, name and staleness limit (nanoseconds of source time) of each of its extractors, in
@@ -56,11 +58,48 @@ struct Pending {
     /// Of the frame; of a gap or the end, the id of the frame before it.
     frame_id: u64,
     t_ns: i64,
+    unix_ns: i64,
     arrived_ns: i64,
-    /// Extractors that still may admit it or have admitted it and owe an outcome.
+    /// It is still being offered.
     open: bool,
+    /// Extractors that may still admit it: they wait for others' answers.
+    undecided: u64,
+    /// Extractors that have admitted it and owe an outcome.
     owed: u64,
     outcomes: Vec<Option<Outcome>>,
+}
+
+impl PathSpec {
+    fn nobody() -> Self {
+        // A valid name by its form; it is never told to anybody.
+        let nobody = || Name::new("nobody").unwrap_or_else(|_| unreachable!());
+        Self {
+            name: nobody(),
+            source: nobody(),
+            extractors: Vec::new(),
+            window_ns: None,
+        }
+    }
+}
+
+/// What a path is told, in order.
+#[derive(Debug)]
+pub enum Settled<'a> {
+    /// For its fusion; and when the frame was dequeued, 0 for gaps and the end.
+    Input(FusionInput<'a>, i64),
+    /// Its successor takes over, or nobody does: all frames captured before the change have
+    /// settled.
+    Replaced {
+        /// Source time of the last frame that settled here, 0 if none did.
+        t_ns: i64,
+    },
+}
+
+#[derive(Debug)]
+struct Successor {
+    /// Sequence number of the first item that is not the old path's any more.
+    from: u64,
+    spec: Option<PathSpec>,
 }
 
 #[derive(Debug)]
@@ -71,6 +110,7 @@ struct PathState {
     next: u64,
     held: Vec<Option<Arc<Held>>>,
     aligned: Aligned,
+    successor: Option<Successor>,
 }
 
 /// Pending frames of one source and the paths that wait for them.
@@ -81,7 +121,8 @@ pub struct Aligner {
     pending: VecDeque<Pending>,
     /// Sequence number of `pending[0]`.
     first: u64,
-    paths: Vec<PathState>,
+    /// By the index of [`Aligner::set_path`]; a path that was taken away leaves a hole.
+    paths: Vec<Option<PathState>>,
     recycled: Vec<Vec<Option<Outcome>>>,
     last: (u64, i64),
     force: u64,
@@ -102,30 +143,7 @@ impl Aligner {
         let capacity = capacity.max(1);
         let paths = paths
             .into_iter()
-            .map(|spec| PathState {
-                mask: spec.extractors.iter().fold(0, |m, (i, _, _)| {
-                    assert!(*i < extractors, "extractor index out of range");
-                    m | 1 << i
-                }),
-                next: 0,
-                held: vec![None; extractors],
-                aligned: Aligned {
-                    source: spec.source.clone(),
-                    frame_id: 0,
-                    t_ns: 0,
-                    unix_ns: 0,
-                    entries: spec
-                        .extractors
-                        .iter()
-                        .map(|(_, name, _)| AlignedEntry {
-                            extractor: name.clone(),
-                            outcome: None,
-                            held: None,
-                        })
-                        .collect(),
-                },
-                spec,
-            })
+            .map(|spec| Some(PathState::new(spec, extractors)))
             .collect();
         Self {
             extractors,
@@ -158,24 +176,77 @@ impl Aligner {
         &self.stats
     }
 
-    /// A path's window, once its extractors' time-outs are known (`window_ms = "auto"`).
-    pub fn set_window(&mut self, path: usize, window_ns: Option<i64>) {
-        if let Some(p) = self.paths.get_mut(path) {
-            p.spec.window_ns = window_ns;
+    /// Makes room for extractors up to index `extractors - 1`, at most [`MAX_EXTRACTORS`].
+    pub fn grow(&mut self, extractors: usize) {
+        assert!(
+            extractors <= MAX_EXTRACTORS,
+            "at most {MAX_EXTRACTORS} extractors per source"
+        );
+        if extractors <= self.extractors {
+            return;
+        }
+        self.extractors = extractors;
+        self.stats.late.resize(extractors, 0);
+        for item in &mut self.pending {
+            item.outcomes.resize(extractors, None);
+        }
+        for path in self.paths.iter_mut().flatten() {
+            path.held.resize(extractors, None);
         }
     }
 
-    /// A new frame, dequeued at `now_ns` of the monotonic clock (unused without a window). It can't
-    /// settle before [`Aligner::offered`].
-    pub fn frame(&mut self, frame_id: u64, t_ns: i64, now_ns: i64) {
+    /// Puts a path in place of number `index`, or takes it away. One that is there settles the
+    /// frames pending now, then [`Settled::Replaced`] is told; the new one begins with the next
+    /// frame, with the held values of the extractors both have.
+    pub fn set_path(&mut self, index: usize, spec: Option<PathSpec>) {
+        if self.paths.len() <= index {
+            self.paths.resize_with(index + 1, || None);
+        }
+        let next = self.first + self.pending.len() as u64;
+        let path = self.paths[index].get_or_insert_with(|| {
+            // Nobody was there: an empty path that settles nothing and leaves at once.
+            let mut nobody = PathState::new(PathSpec::nobody(), self.extractors);
+            nobody.next = next;
+            nobody
+        });
+        let until = path.successor.take().map_or(next, |s| s.from);
+        path.successor = Some(Successor { from: until, spec });
+    }
+
+    /// The paths there are, by index.
+    pub fn path(&self, index: usize) -> Option<&PathSpec> {
+        Some(&self.paths.get(index)?.as_ref()?.spec)
+    }
+
+    /// A new frame, dequeued at `now_ns` of the monotonic clock (unused without a window);
+    /// `unix_ns` is the wall time of `t_ns`. It can't settle before [`Aligner::offered`].
+    pub fn frame(&mut self, frame_id: u64, t_ns: i64, unix_ns: i64, now_ns: i64) {
         self.last = (frame_id, t_ns);
         self.push(Kind::Frame, frame_id, t_ns, now_ns);
+        if let Some(item) = self.pending.back_mut() {
+            item.unix_ns = unix_ns;
+        }
+    }
+
+    /// This extractor can't be offered the frame yet: it waits for others' answers.
+    pub fn undecided(&mut self, frame_id: u64, extractor: usize) {
+        if let Some(i) = self.find(frame_id) {
+            self.pending[i].undecided |= 1 << extractor;
+        }
     }
 
     /// The frame was admitted by this extractor, which now owes an outcome.
     pub fn admitted(&mut self, frame_id: u64, extractor: usize) {
         if let Some(i) = self.find(frame_id) {
             self.pending[i].owed |= 1 << extractor;
+            self.pending[i].undecided &= !(1 << extractor);
+        }
+    }
+
+    /// The frame was skipped by this extractor.
+    pub fn skipped(&mut self, frame_id: u64, extractor: usize) {
+        if let Some(i) = self.find(frame_id) {
+            self.pending[i].undecided &= !(1 << extractor);
         }
     }
 
@@ -202,7 +273,12 @@ impl Aligner {
         let at = self.find(frame_id);
         let seq = at.map(|i| self.first + i as u64);
         let mut late = at.is_none();
-        for path in self.paths.iter_mut().filter(|p| p.mask & bit != 0) {
+        for path in self
+            .paths
+            .iter_mut()
+            .flatten()
+            .filter(|p| p.mask & bit != 0)
+        {
             if seq.is_some_and(|s| s >= path.next) {
                 continue;
             }
@@ -215,7 +291,8 @@ impl Aligner {
         if let Some(i) = at {
             let item = &mut self.pending[i];
             item.owed &= !bit;
-            item.outcomes[extractor] = Some(outcome);
+            // The first word stands: an admitted frame has exactly one outcome.
+            item.outcomes[extractor].get_or_insert(outcome);
         }
     }
 
@@ -229,6 +306,7 @@ impl Aligner {
         for path in self
             .paths
             .iter_mut()
+            .flatten()
             .filter(|p| p.mask & 1 << extractor != 0)
         {
             path.hold_newest(extractor, new);
@@ -239,6 +317,7 @@ impl Aligner {
     pub fn next_deadline_ns(&self) -> Option<i64> {
         self.paths
             .iter()
+            .flatten()
             .filter_map(|p| {
                 let item = self.pending.get(self.index(p.next)?)?;
                 (item.kind == Kind::Frame)
@@ -248,21 +327,34 @@ impl Aligner {
             .min()
     }
 
-    /// Hands every frame that can settle by `now_ns` to `fuse(path index, input, arrived_ns)`.
-    pub fn settle(&mut self, now_ns: i64, mut fuse: impl FnMut(usize, FusionInput<'_>, i64)) {
-        for index in 0..self.paths.len() {
-            while let Some(i) = self.index(self.paths[index].next) {
-                let Some(item) = self.pending.get(i) else {
+    /// Hands every frame that can settle by `now_ns` to `fuse(path index, …)`.
+    pub fn settle(&mut self, now_ns: i64, mut fuse: impl FnMut(usize, Settled<'_>)) {
+        for (index, slot) in self.paths.iter_mut().enumerate() {
+            let Some(path) = slot else { continue };
+            loop {
+                if path.successor.as_ref().is_some_and(|s| path.next >= s.from) {
+                    let t_ns = path.aligned.t_ns;
+                    fuse(index, Settled::Replaced { t_ns });
+                    match path.succeed(self.extractors) {
+                        Some(new) => *path = new,
+                        None => {
+                            *slot = None;
+                            break;
+                        }
+                    }
+                }
+                // Nothing is taken out of `pending` before all paths have been asked.
+                let ahead = path.next.checked_sub(self.first);
+                let ahead = ahead.and_then(|i| usize::try_from(i).ok());
+                let Some(item) = ahead.and_then(|i| self.pending.get(i)) else {
                     break;
                 };
-                let path = &mut self.paths[index];
-                match item.kind {
-                    Kind::Gap { from_ns, to_ns } => {
-                        fuse(index, FusionInput::Gap { from_ns, to_ns }, item.arrived_ns);
-                    }
-                    Kind::End => fuse(index, FusionInput::End { t_ns: item.t_ns }, item.arrived_ns),
+                let input = match item.kind {
+                    Kind::Gap { from_ns, to_ns } => FusionInput::Gap { from_ns, to_ns },
+                    Kind::End => FusionInput::End { t_ns: item.t_ns },
                     Kind::Frame => {
-                        let complete = !item.open && item.owed & path.mask == 0;
+                        let open = item.owed | item.undecided;
+                        let complete = !item.open && open & path.mask == 0;
                         let expired = path
                             .spec
                             .window_ns
@@ -273,10 +365,11 @@ impl Aligner {
                         }
                         self.stats.by_window += u64::from(!complete && expired);
                         path.take(item);
-                        fuse(index, FusionInput::Aligned(&path.aligned), item.arrived_ns);
+                        FusionInput::Aligned(&path.aligned)
                     }
-                }
-                self.paths[index].next += 1;
+                };
+                fuse(index, Settled::Input(input, item.arrived_ns));
+                path.next += 1;
             }
         }
         self.recycle();
@@ -295,8 +388,10 @@ impl Aligner {
             kind,
             frame_id,
             t_ns,
+            unix_ns: 0,
             arrived_ns,
             open,
+            undecided: 0,
             owed: 0,
             outcomes,
         });
@@ -325,6 +420,7 @@ impl Aligner {
         let done = self
             .paths
             .iter()
+            .flatten()
             .map(|p| p.next)
             .min()
             .unwrap_or(self.first + self.pending.len() as u64);
@@ -342,6 +438,48 @@ impl Aligner {
 }
 
 impl PathState {
+    fn new(spec: PathSpec, extractors: usize) -> Self {
+        Self {
+            mask: spec.extractors.iter().fold(0, |m, (i, _, _)| {
+                assert!(*i < extractors, "extractor index out of range");
+                m | 1 << i
+            }),
+            next: 0,
+            held: vec![None; extractors],
+            successor: None,
+            aligned: Aligned {
+                source: spec.source.clone(),
+                frame_id: 0,
+                t_ns: 0,
+                unix_ns: 0,
+                entries: spec
+                    .extractors
+                    .iter()
+                    .map(|(_, name, _)| AlignedEntry {
+                        extractor: name.clone(),
+                        outcome: None,
+                        held: None,
+                    })
+                    .collect(),
+            },
+            spec,
+        }
+    }
+
+    /// What comes after this one, with the held values of the extractors both have.
+    fn succeed(&mut self, extractors: usize) -> Option<Self> {
+        let Successor { from, spec } = self.successor.take()?;
+        let mut new = Self::new(spec?, extractors);
+        new.next = from;
+        let old = &self.spec.extractors;
+        for (i, name, _) in &new.spec.extractors {
+            if old.iter().any(|(j, other, _)| i == j && name == other) {
+                new.held[*i] = self.held[*i].take();
+            }
+        }
+        Some(new)
+    }
+
     fn hold_newest(&mut self, extractor: usize, new: &Arc<Held>) {
         let slot = &mut self.held[extractor];
         if slot.as_ref().is_none_or(|old| old.frame_id < new.frame_id) {
@@ -353,6 +491,7 @@ impl PathState {
     fn take(&mut self, item: &Pending) {
         self.aligned.frame_id = item.frame_id;
         self.aligned.t_ns = item.t_ns;
+        self.aligned.unix_ns = item.unix_ns;
         for (entry, (extractor, _, stale_ns)) in
             self.aligned.entries.iter_mut().zip(&self.spec.extractors)
         {

@@ -12,6 +12,7 @@
     allow(clippy::cast_possible_truncation, reason = "small numbers in tests")
 )]
 pub mod aligner;
+pub mod depends;
 pub mod flow;
 pub mod limiter;
 pub mod observe;
@@ -20,8 +21,12 @@ pub mod rules;
 pub mod worker;
 
 pub use aligner::PathSpec;
-pub use flow::{Captured, Flow, FlowSpec, FlowStats, LaneSpec, LaneStats, PathSink, Times};
+pub use depends::MAX_DEPENDS;
+pub use flow::{
+    Captured, Flow, FlowChange, FlowError, FlowPath, FlowSpec, FlowStats, LaneGate, LaneSpec,
+    LaneStats, Lateness, PathSink, Skip, Times,
+};
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 pub use observe::Merger;
 pub use registry::{Origin, Registry, RegistryError};
-pub use worker::{ExtractorFactory, Isolation, Runner};
+pub use worker::{ExtractorFactory, Isolation, Job, Runner};

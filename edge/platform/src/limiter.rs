@@ -1,8 +1,8 @@
 //! The flow limiter: the one place where analysis may drop frames.
 //!
-//! Every frame of a source is *offered* to every extractor's limiter. It is *skipped* (the rate
-//! limit says no), or *admitted*; an admitted frame leaves exactly one outcome. At most one frame
-//! is in flight per worker, `queue` more wait here, and what happens when they are full is
+//! Every frame of a source is *offered* to every extractor's limiter. It is *skipped* (gate or
+//! rate say no), or *admitted*; an admitted frame leaves exactly one outcome. At most one frame is
+//! in flight per worker, `queue` more wait here, and what happens when they are full is
 //! [`DropPolicy`].
 //!
 //! Pure: no clock, no thread. Generic over what waits, so that the property tests need no pixels.
@@ -13,28 +13,30 @@ use visualpath_core::RateGate;
 /// The longest queue a limiter can have.
 pub const MAX_QUEUE: usize = 64;
 
-/// What happens to a new frame when the queue is full.
+/// Which frame goes when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropPolicy {
-    /// The oldest waiting frame is dropped: newest wins.
+    /// The oldest waiting frame: newest wins.
     Oldest,
-    /// Nothing is dropped: the reader waits. Only for sources that can wait (files).
+    /// All that wait but the first: the first and the newest stay. With a queue of one, the first
+    /// stays and the new one goes.
+    Intermediate,
+    /// The new frame, but for every nth that comes while the queue is full: that one takes the
+    /// oldest's place. Thins an overload out evenly instead of keeping its end.
+    EveryNth(u32),
+    /// None: the reader waits. Only for sources that can wait (files).
     None,
 }
 
-/// What became of an offered frame.
+/// What became of an admitted frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Offer<F> {
-    /// Not wanted at this rate: no outcome.
-    Skipped,
-    /// Admitted; give it to the worker now.
+pub enum Admitted<F> {
+    /// Give it to the worker now.
     Dispatch(F),
-    /// Admitted; it waits.
-    Queued,
-    /// Admitted and waiting; this older one was dropped for it and needs its outcome.
-    QueuedDropping(F),
-    /// Not admitted: the policy forbids dropping and there is no room. The caller asks
-    /// [`FlowLimiter::has_room`] before it takes a frame, so this means it did not.
+    /// It waits, or it (or others in its place) went: those are in the caller's list.
+    Taken,
+    /// The policy forbids dropping and there is no room. The caller asks [`FlowLimiter::room`]
+    /// before it takes a frame, so this means it did not.
     Full(F),
 }
 
@@ -46,6 +48,8 @@ pub struct FlowLimiter<F> {
     queue: usize,
     waiting: Deque<F, MAX_QUEUE>,
     in_flight: bool,
+    /// Frames that came to a full queue since it last had room.
+    surplus: u32,
 }
 
 impl<F> FlowLimiter<F> {
@@ -57,6 +61,7 @@ impl<F> FlowLimiter<F> {
             queue: queue.min(MAX_QUEUE),
             waiting: Deque::new(),
             in_flight: false,
+            surplus: 0,
         }
     }
 
@@ -65,44 +70,59 @@ impl<F> FlowLimiter<F> {
         self.policy
     }
 
-    /// Whether a frame admitted now would not have to displace another.
-    pub fn has_room(&self) -> bool {
-        !self.in_flight || self.waiting.len() < self.queue
+    /// Frames that could be admitted now without displacing another.
+    pub fn room(&self) -> usize {
+        usize::from(!self.in_flight) + self.queue.saturating_sub(self.waiting.len())
     }
 
-    /// Whether the rate limit wants the frame at `t_ns`; for a worker on Hold, which gets none.
+    /// Frames waiting.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether the rate limit wants the frame at `t_ns`. Ask once per frame: a yes uses the turn.
     pub fn wants(&mut self, t_ns: i64) -> bool {
         self.rate.as_mut().is_none_or(|rate| rate.admits(t_ns))
     }
 
-    /// Offers the frame of time `t_ns`; `frame` is called only if it is admitted, so a skipped
-    /// frame costs no lease.
-    pub fn offer(&mut self, t_ns: i64, frame: impl FnOnce() -> F) -> Offer<F> {
-        if !self.wants(t_ns) {
-            return Offer::Skipped;
-        }
-        let frame = frame();
+    /// Admits a frame. What goes for it, be it itself, is pushed on `dropped`, oldest first.
+    pub fn admit(&mut self, frame: F, dropped: &mut Vec<F>) -> Admitted<F> {
         if !self.in_flight {
             self.in_flight = true;
-            return Offer::Dispatch(frame);
+            return Admitted::Dispatch(frame);
         }
         if self.waiting.len() < self.queue {
-            return match self.waiting.push_back(frame) {
-                Ok(()) => Offer::Queued,
-                Err(frame) => Offer::Full(frame),
-            };
+            self.surplus = 0;
+        } else {
+            match self.policy {
+                DropPolicy::None => return Admitted::Full(frame),
+                DropPolicy::Oldest => dropped.extend(self.waiting.pop_front()),
+                DropPolicy::Intermediate if self.queue > 1 => {
+                    if let Some(first) = self.waiting.pop_front() {
+                        while let Some(between) = self.waiting.pop_front() {
+                            dropped.push(between);
+                        }
+                        dropped.extend(self.waiting.push_front(first).err());
+                    }
+                }
+                DropPolicy::Intermediate => {}
+                DropPolicy::EveryNth(n) => {
+                    self.surplus += 1;
+                    if self.surplus >= n.max(1) {
+                        self.surplus = 0;
+                        dropped.extend(self.waiting.pop_front());
+                    }
+                }
+            }
         }
-        match self.policy {
-            DropPolicy::None => Offer::Full(frame),
-            // With no queue at all the worker's frame can't be recalled: the new one goes.
-            DropPolicy::Oldest => match self.waiting.pop_front() {
-                None => Offer::QueuedDropping(frame),
-                Some(oldest) => match self.waiting.push_back(frame) {
-                    Ok(()) => Offer::QueuedDropping(oldest),
-                    Err(frame) => Offer::QueuedDropping(frame),
-                },
-            },
+        // Still no room (or no queue at all): the worker's frame can't be recalled, the new one
+        // goes.
+        if self.waiting.len() < self.queue {
+            dropped.extend(self.waiting.push_back(frame).err());
+        } else {
+            dropped.push(frame);
         }
+        Admitted::Taken
     }
 
     /// The worker is free again: the next frame for it, which is then in flight.
@@ -123,43 +143,72 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The policies in plain code: `waiting` after a frame came to a full queue, and what went.
+    fn model(policy: DropPolicy, waiting: &[u32], new: u32, surplus: u32) -> (Vec<u32>, Vec<u32>) {
+        let mut all = waiting.to_vec();
+        match policy {
+            DropPolicy::Oldest if waiting.is_empty() => (all, vec![new]),
+            DropPolicy::Oldest => {
+                let old = all.remove(0);
+                all.push(new);
+                (all, vec![old])
+            }
+            DropPolicy::Intermediate if waiting.len() > 1 => {
+                (vec![waiting[0], new], waiting[1..].to_vec())
+            }
+            DropPolicy::EveryNth(n) if surplus.is_multiple_of(n) && !waiting.is_empty() => {
+                let old = all.remove(0);
+                all.push(new);
+                (all, vec![old])
+            }
+            _ => (all, vec![new]),
+        }
+    }
+
     proptest! {
         #[test]
-        fn admitted_frames_leave_once_in_order(
+        fn every_admitted_frame_leaves_once_in_order_as_its_policy_says(
             events in proptest::collection::vec(any::<bool>(), 1..300),
-            queue in 0_usize..5,
-            lossless in any::<bool>(),
+            queue in 0_usize..6,
+            policy in prop_oneof![
+                Just(DropPolicy::Oldest),
+                Just(DropPolicy::Intermediate),
+                (2_u32..5).prop_map(DropPolicy::EveryNth),
+                Just(DropPolicy::None),
+            ],
         ) {
-            let policy = if lossless { DropPolicy::None } else { DropPolicy::Oldest };
             let mut limiter = FlowLimiter::new(None, policy, queue);
-            // Plain model: what is in flight, what waits.
-            let (mut flying, mut waiting) = (None, std::collections::VecDeque::new());
-            for (id, offer) in events.into_iter().enumerate() {
+            let (mut flying, mut waiting, mut surplus) = (None::<u32>, Vec::<u32>::new(), 0);
+            let mut dropped = Vec::new();
+            for (id, offer) in (0_u32..).zip(events) {
+                let free = usize::from(flying.is_none()) + queue - waiting.len();
+                prop_assert_eq!(limiter.room(), free);
                 if offer {
-                    if policy == DropPolicy::None && !limiter.has_room() {
+                    dropped.clear();
+                    let admitted = limiter.admit(id, &mut dropped);
+                    if flying.is_none() {
+                        prop_assert_eq!(admitted, Admitted::Dispatch(id));
+                        flying = Some(id);
+                    } else if waiting.len() < queue {
+                        prop_assert_eq!(admitted, Admitted::Taken);
+                        waiting.push(id);
+                        surplus = 0;
+                    } else if policy == DropPolicy::None {
+                        prop_assert_eq!(admitted, Admitted::Full(id));
+                    } else {
+                        surplus += 1;
+                        let (left, gone) = model(policy, &waiting, id, surplus);
+                        prop_assert_eq!(admitted, Admitted::Taken);
+                        prop_assert_eq!(&dropped, &gone);
+                        waiting = left;
                         continue;
                     }
-                    match limiter.offer(0, || id) {
-                        Offer::Dispatch(f) => {
-                            prop_assert_eq!((f, flying), (id, None));
-                            flying = Some(f);
-                        }
-                        Offer::Queued => {
-                            prop_assert!(flying.is_some() && waiting.len() < queue);
-                            waiting.push_back(id);
-                        }
-                        Offer::QueuedDropping(old) => {
-                            prop_assert_eq!(policy, DropPolicy::Oldest);
-                            waiting.push_back(id);
-                            prop_assert_eq!(waiting.pop_front(), Some(old), "newest wins");
-                        }
-                        other => prop_assert!(false, "{other:?}"),
-                    }
+                    prop_assert!(dropped.is_empty());
                 } else if flying.is_some() {
-                    flying = waiting.pop_front();
+                    flying = (!waiting.is_empty()).then(|| waiting.remove(0));
                     prop_assert_eq!(limiter.completed(), flying);
                 }
-                prop_assert!(waiting.len() <= queue);
+                prop_assert_eq!(limiter.waiting(), waiting.len());
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The plugins this process knows, by name.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use visualpath_core::{ExtractorPlugin, nearest};
+use visualpath_core::{ExtractorPlugin, FusionPlugin, nearest};
 
 /// Where a plugin came from; named when two have one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,10 @@ impl std::fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// Two plugins with one name.
-    #[error("two extractor plugins are called `{name}`: one {first}, one {second}")]
+    #[error("two {kind} plugins are called `{name}`: one {first}, one {second}")]
     Duplicate {
+        /// `extractor` or `fusion`.
+        kind: &'static str,
         /// The name.
         name: String,
         /// The earlier one's origin.
@@ -37,8 +39,10 @@ pub enum RegistryError {
         second: Origin,
     },
     /// No such plugin.
-    #[error("no plugin is called `{name}`{}; known: {}", hint(.near), .known.join(", "))]
+    #[error("no {kind} plugin is called `{name}`{}; known: {}", hint(.near), .known.join(", "))]
     Unknown {
+        /// `extractor` or `fusion`.
+        kind: &'static str,
         /// The name asked for.
         name: String,
         /// The nearest names.
@@ -56,53 +60,150 @@ fn hint(near: &[String]) -> String {
     }
 }
 
-/// Extractor plugins by name.
+/// Extractor and fusion plugins by name. Clones share one table, so that an app can register
+/// plugins while a pipeline runs; the next reload finds them.
 #[derive(Clone, Default)]
 pub struct Registry {
-    extractors: BTreeMap<String, (Origin, Arc<dyn ExtractorPlugin>)>,
+    tables: Arc<RwLock<Tables>>,
+}
+
+#[derive(Default)]
+struct Tables {
+    extractors: Table<dyn ExtractorPlugin>,
+    fusions: Table<dyn FusionPlugin>,
+}
+
+struct Table<P: ?Sized> {
+    kind: &'static str,
+    plugins: BTreeMap<String, (Origin, Arc<P>)>,
 }
 
 impl Registry {
-    /// An empty registry.
+    /// An empty registry; `rules` is always known.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a plugin under its own name.
+    /// Adds an extractor plugin under its own name.
+    ///
+    /// # Errors
+    /// If there is one of that name.
     pub fn register_extractor(
-        &mut self,
+        &self,
         origin: Origin,
         plugin: Arc<dyn ExtractorPlugin>,
     ) -> Result<(), RegistryError> {
         let name = plugin.name().to_owned();
-        if let Some((first, _)) = self.extractors.get(&name) {
+        self.write().extractors.add(name, origin, plugin)
+    }
+
+    /// Adds a fusion plugin under its own name. `rules` is taken.
+    ///
+    /// # Errors
+    /// If there is one of that name.
+    pub fn register_fusion(
+        &self,
+        origin: Origin,
+        plugin: Arc<dyn FusionPlugin>,
+    ) -> Result<(), RegistryError> {
+        let name = plugin.name().to_owned();
+        if name == RULES {
             return Err(RegistryError::Duplicate {
+                kind: FUSION,
+                name,
+                first: Origin::BuiltIn,
+                second: origin,
+            });
+        }
+        self.write().fusions.add(name, origin, plugin)
+    }
+
+    /// The extractor plugin called `name`.
+    ///
+    /// # Errors
+    /// If there is none, with the nearest names.
+    pub fn extractor(&self, name: &str) -> Result<Arc<dyn ExtractorPlugin>, RegistryError> {
+        self.read().extractors.get(name, None)
+    }
+
+    /// The fusion plugin called `name`; not `rules`, which the platform makes itself.
+    ///
+    /// # Errors
+    /// If there is none, with the nearest names.
+    pub fn fusion(&self, name: &str) -> Result<Arc<dyn FusionPlugin>, RegistryError> {
+        self.read().fusions.get(name, Some(RULES))
+    }
+
+    /// Every extractor plugin with its origin, in the order of names.
+    pub fn extractors(&self) -> Vec<(Origin, Arc<dyn ExtractorPlugin>)> {
+        self.read().extractors.plugins.values().cloned().collect()
+    }
+
+    /// Every registered fusion plugin with its origin, in the order of names.
+    pub fn fusions(&self) -> Vec<(Origin, Arc<dyn FusionPlugin>)> {
+        self.read().fusions.plugins.values().cloned().collect()
+    }
+
+    // Nothing panics while the lock is held.
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The fusion that is always there.
+const RULES: &str = "rules";
+const EXTRACTOR: &str = "extractor";
+const FUSION: &str = "fusion";
+
+impl Default for Table<dyn ExtractorPlugin> {
+    fn default() -> Self {
+        Self {
+            kind: EXTRACTOR,
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Table<dyn FusionPlugin> {
+    fn default() -> Self {
+        Self {
+            kind: FUSION,
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+impl<P: ?Sized> Table<P> {
+    fn add(&mut self, name: String, origin: Origin, plugin: Arc<P>) -> Result<(), RegistryError> {
+        if let Some((first, _)) = self.plugins.get(&name) {
+            return Err(RegistryError::Duplicate {
+                kind: self.kind,
                 name,
                 first: first.clone(),
                 second: origin,
             });
         }
-        self.extractors.insert(name, (origin, plugin));
+        self.plugins.insert(name, (origin, plugin));
         Ok(())
     }
 
-    /// The plugin called `name`.
-    pub fn extractor(&self, name: &str) -> Result<&Arc<dyn ExtractorPlugin>, RegistryError> {
-        self.extractors
-            .get(name)
-            .map(|(_, p)| p)
-            .ok_or_else(|| RegistryError::Unknown {
-                name: name.to_owned(),
-                near: nearest(name, self.extractors.keys().map(String::as_str))
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect(),
-                known: self.extractors.keys().cloned().collect(),
-            })
-    }
-
-    /// Every plugin with its origin, in the order of names.
-    pub fn extractors(&self) -> impl Iterator<Item = (&Origin, &Arc<dyn ExtractorPlugin>)> {
-        self.extractors.values().map(|(o, p)| (o, p))
+    fn get(&self, name: &str, beside: Option<&str>) -> Result<Arc<P>, RegistryError> {
+        if let Some((_, plugin)) = self.plugins.get(name) {
+            return Ok(Arc::clone(plugin));
+        }
+        let known = || self.plugins.keys().map(String::as_str).chain(beside);
+        Err(RegistryError::Unknown {
+            kind: self.kind,
+            name: name.to_owned(),
+            near: nearest(name, known())
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            known: known().map(str::to_owned).collect(),
+        })
     }
 }

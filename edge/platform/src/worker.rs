@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{Extractor, Name, Outcome, PluginError, ViewSpec};
 use visualpath_frames::Frame;
 
+use crate::depends::Deps;
 use crate::observe::Merger;
 
 /// Where an extractor runs.
@@ -35,6 +36,31 @@ impl Isolation {
     }
 }
 
+/// One frame for one extractor.
+#[derive(Debug)]
+pub struct Job {
+    /// The frame.
+    pub frame: Frame,
+    /// What the extractors it depends on said of it, in the order of `depends`.
+    pub deps: Deps,
+    /// What the extractor remembers of earlier frames is void: it is reset first.
+    pub reset: bool,
+    /// When the path thread took the frame over, on the monotonic clock; 0 when not realtime.
+    pub dequeued_ns: i64,
+}
+
+impl Job {
+    /// A frame for an extractor that depends on nothing.
+    pub fn new(frame: Frame) -> Self {
+        Self {
+            frame,
+            deps: Deps::new(),
+            reset: false,
+            dequeued_ns: 0,
+        }
+    }
+}
+
 /// Makes the extractor: at start, and again after a panic.
 pub type ExtractorFactory = Box<dyn FnMut() -> Result<Box<dyn Extractor>, PluginError> + Send>;
 
@@ -50,6 +76,8 @@ pub struct Runner {
     extractor: Option<Box<dyn Extractor>>,
     view: ViewSpec,
     merger: Merger,
+    /// For views that a pool has no place for.
+    scratch: Vec<u8>,
     panics: Vec<i64>,
     held: Option<Arc<str>>,
     epoch: Option<u32>,
@@ -70,6 +98,7 @@ impl Runner {
             extractor,
             view,
             merger,
+            scratch: Vec::new(),
             panics: Vec::new(),
             held: None,
             epoch: None,
@@ -102,7 +131,9 @@ impl Runner {
     pub fn warm_up(&mut self, frame: &Frame, looks: usize) -> Result<i64, Arc<str>> {
         let mut slowest_ns = 0;
         for look in 0..looks.max(2) {
-            let reply = self.run(frame);
+            let reply = self.run(&Job::new(
+                frame.lease(frame.pool().holder(self.name.as_str())),
+            ));
             if let Outcome::Failed(why) = reply.outcome {
                 return Err(why);
             }
@@ -120,10 +151,10 @@ impl Runner {
     }
 
     /// Looks at one frame. Never panics; takes as long as the extractor takes.
-    pub fn run(&mut self, frame: &Frame) -> Reply {
-        let meta = *frame.meta();
+    pub fn run(&mut self, job: &Job) -> Reply {
+        let meta = *job.frame.meta();
         let started = Instant::now();
-        let outcome = self.outcome(frame, started);
+        let outcome = self.outcome(job, started);
         Reply {
             frame_id: meta.frame_id,
             outcome,
@@ -132,15 +163,16 @@ impl Runner {
         }
     }
 
-    fn outcome(&mut self, frame: &Frame, started: Instant) -> Outcome {
-        match catch_unwind(AssertUnwindSafe(|| self.look(frame, started))) {
+    fn outcome(&mut self, job: &Job, started: Instant) -> Outcome {
+        match catch_unwind(AssertUnwindSafe(|| self.look(job, started))) {
             Ok(outcome) => outcome,
-            Err(payload) => self.panicked(payload.as_ref(), frame.meta().t_ns),
+            Err(payload) => self.panicked(payload.as_ref(), job.frame.meta().t_ns),
         }
     }
 
     /// View, extractor and merging; may panic.
-    fn look(&mut self, frame: &Frame, started: Instant) -> Outcome {
+    fn look(&mut self, job: &Job, started: Instant) -> Outcome {
+        let frame = &job.frame;
         if let Some(why) = &self.held {
             return Outcome::Failed(Arc::clone(why));
         }
@@ -148,19 +180,33 @@ impl Runner {
         let view = match frame.pool().view_id(&self.view).map(|id| frame.view(id)) {
             Some(Ok(view)) => view,
             Some(Err(e)) => return Outcome::Failed(format!("view: {e}").into()),
-            None => return Outcome::Failed("its view is not laid out in this pool".into()),
+            // The pool is older than this extractor; the next one will have its view.
+            None => match frame.view_in(&self.view, &mut self.scratch) {
+                Ok(view) => view,
+                Err(e) => return Outcome::Failed(format!("view: {e}").into()),
+            },
         };
         let Some(extractor) = &mut self.extractor else {
             return Outcome::Failed("the extractor could not be made again after a panic".into());
         };
-        if self
-            .epoch
-            .replace(meta.epoch)
-            .is_some_and(|old| old != meta.epoch)
-        {
+        let epoch = self.epoch.replace(meta.epoch);
+        if job.reset || epoch.is_some_and(|old| old != meta.epoch) {
             extractor.reset();
         }
-        match extractor.extract(&view, &[]) {
+        let joined;
+        let deps = match job.deps.as_slice() {
+            [] => &[],
+            // The usual case copies nothing.
+            [one] => one.observations.as_slice(),
+            several => {
+                joined = several
+                    .iter()
+                    .flat_map(|held| held.observations.iter().cloned())
+                    .collect::<Vec<_>>();
+                joined.as_slice()
+            }
+        };
+        match extractor.extract(&view, deps) {
             Ok(observations) => match self.merger.merge(&meta, observations, elapsed_ns(started)) {
                 Ok(held) => Outcome::Observed(Arc::new(held)),
                 Err(e) => Outcome::Failed(e.to_string().into()),
@@ -214,6 +260,16 @@ fn elapsed_ns(since: Instant) -> i64 {
     i64::try_from(since.elapsed().as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Who an answer is from. A lane that takes another's place has a ticket of its own, so that a
+/// late answer of its predecessor is not taken for its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// Index of the lane.
+    pub lane: usize,
+    /// Counts the lanes there have been.
+    pub serial: u64,
+}
+
 /// A worker's answer for one frame.
 #[derive(Debug)]
 pub struct Reply {
@@ -230,7 +286,7 @@ pub struct Reply {
 /// A [`Runner`] on a thread of its own. Dropping it closes the inbox; the thread ends after the
 /// frame it is at.
 pub struct ThreadWorker {
-    inbox: Sender<Frame>,
+    inbox: Sender<Job>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -243,22 +299,22 @@ pub struct SpawnError {
 }
 
 impl ThreadWorker {
-    /// Starts the thread. It answers on `replies` as worker number `index`.
+    /// Starts the thread. It answers on `replies` under its `ticket`.
     pub fn start(
         mut runner: Runner,
-        index: usize,
-        replies: Sender<(usize, Reply)>,
+        ticket: Ticket,
+        replies: Sender<(Ticket, Reply)>,
     ) -> Result<Self, SpawnError> {
         let name = runner.name().clone();
         // At most one frame is in flight, so one place is enough and sending never blocks.
-        let (inbox, frames): (Sender<Frame>, Receiver<Frame>) = bounded(1);
+        let (inbox, jobs): (Sender<Job>, Receiver<Job>) = bounded(1);
         let thread = std::thread::Builder::new()
             .name(format!("x-{name}"))
             .spawn(move || {
-                for frame in frames {
-                    let reply = runner.run(&frame);
-                    drop(frame);
-                    if replies.send((index, reply)).is_err() {
+                for job in jobs {
+                    let reply = runner.run(&job);
+                    drop(job);
+                    if replies.send((ticket, reply)).is_err() {
                         return; // the path thread is gone: nobody wants answers
                     }
                 }
@@ -273,8 +329,8 @@ impl ThreadWorker {
     /// Hands over a frame. False if the thread is gone or (never, with one frame in flight) still
     /// busy; then the lease has been given back.
     #[must_use]
-    pub fn dispatch(&self, frame: Frame) -> bool {
-        self.inbox.try_send(frame).is_ok()
+    pub fn dispatch(&self, job: Job) -> bool {
+        self.inbox.try_send(job).is_ok()
     }
 
     /// Whether its thread has ended; it never does by itself.

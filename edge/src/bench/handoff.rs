@@ -10,8 +10,8 @@ use visualpath_core::{
 };
 use visualpath_frames::{Frame, FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
-use visualpath_platform::worker::{Reply, ThreadWorker};
-use visualpath_platform::{Merger, Runner};
+use visualpath_platform::worker::{Reply, ThreadWorker, Ticket};
+use visualpath_platform::{Job, Merger, Runner};
 
 use super::{Row, Samples, allocations, allocations_since, median};
 use crate::pipeline::summary::cpu_seconds;
@@ -105,21 +105,22 @@ impl Echo {
 
 struct Threaded {
     worker: ThreadWorker,
-    replies: Receiver<(usize, Reply)>,
+    replies: Receiver<(Ticket, Reply)>,
 }
 
 impl Threaded {
     fn start() -> anyhow::Result<Self> {
         let (tx, replies) = bounded(2);
+        let ticket = Ticket { lane: 0, serial: 1 };
         Ok(Self {
-            worker: ThreadWorker::start(glance("bench")?, 0, tx)?,
+            worker: ThreadWorker::start(glance("bench")?, ticket, tx)?,
             replies,
         })
     }
 
     fn trip(&self, frame: Frame) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        if !self.worker.dispatch(frame) {
+        if !self.worker.dispatch(Job::new(frame)) {
             anyhow::bail!("the worker's thread is gone");
         }
         std::hint::black_box(self.replies.recv()?);
@@ -244,9 +245,9 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
         samples.0.reserve(trips_inline);
         let before = allocations();
         for _ in 0..trips_inline {
-            let frame = next()?;
+            let job = Job::new(next()?);
             let started = Instant::now();
-            std::hint::black_box(inline.run(&frame));
+            std::hint::black_box(inline.run(&job));
             samples.add(started.elapsed());
         }
         let allocs = allocations_since(before, trips_inline);

@@ -65,7 +65,7 @@ fn extract_ns(aligned: &Aligned) -> i64 {
 }
 
 impl PathSink for Measuring {
-    fn fused(&mut self, _: usize, input: FusionInput<'_>, result: FusionResult, times: Times) {
+    fn fused(&mut self, _: &Name, input: FusionInput<'_>, result: FusionResult, times: Times) {
         let FusionInput::Aligned(aligned) = input else {
             self.tell(None);
             return;
@@ -142,11 +142,15 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
             runner,
             isolation: Isolation::Inline,
             limiter: FlowLimiter::new(None, DropPolicy::Oldest, 1),
+            depends: vec![],
+            gate: None,
+            stale_ns: i64::MAX,
             timeout_ns: i64::MAX,
             hang_ns: i64::MAX,
         }],
         paths: vec![(
             PathSpec {
+                name: Name::new("entrance")?,
                 source,
                 extractors: vec![(0, blink, i64::MAX)],
                 window_ns: Some(1_000_000_000),
@@ -155,6 +159,8 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
         )],
         pending: 64,
         clock: Arc::clone(&clock),
+        unix_ns: Arc::new(|t_ns| t_ns),
+        changes: crossbeam_channel::never(),
         stop: StopFlag::new(),
         stop_grace_ns: 0,
     };

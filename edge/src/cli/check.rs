@@ -1,12 +1,14 @@
 //! `visualpath validate` and `visualpath config`.
 
+use visualpath_core::Name;
+
 use super::{
     ConfigArgs, complain, exit_of, fail, findings_of, load_options, refuse, say, say_json,
 };
 use crate::builtin;
 use crate::config::{self, Diagnostic};
 use crate::exit::Exit;
-use crate::pipeline::build;
+use crate::pipeline::{build, plan};
 
 pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
     let options = match load_options(args) {
@@ -22,11 +24,15 @@ pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
         Err(e) => return fail(Exit::Plugin, &e.to_string()),
     };
     let mut findings = loaded.warnings.clone();
-    let planned = build::plan(&loaded.config, &registry).and_then(|plan| {
-        let slots = build::pool_slots(&loaded.config, &plan);
+    let planned = plan::plan(&loaded.config, &registry).and_then(|plan| {
+        let slots: Vec<(Name, usize)> = plan
+            .lines
+            .iter()
+            .map(|line| (line.source.clone(), line.slots()))
+            .collect();
         if plugins {
-            for (mut extractor, planned) in build::load(&plan)?.into_iter().zip(&plan.extractors) {
-                build::warm_up(&mut extractor, planned.view)?;
+            for planned in plan.lines.iter().flat_map(|line| &line.extractors) {
+                build::warm_up(&mut build::load(planned)?, planned.view)?;
             }
         }
         Ok(slots)
@@ -43,8 +49,13 @@ pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
                 "config and rules"
             };
             say(&format!(
-                "{}: {checked} are valid; {slots} frame slots",
-                options.path.display()
+                "{}: {checked} are valid; frame slots: {}",
+                options.path.display(),
+                slots
+                    .iter()
+                    .map(|(source, n)| format!("{source} {n}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ))
         }
         Err(error) => match findings_of(&loaded, &error) {

@@ -1,12 +1,10 @@
 //! `visualpath plugins` and `visualpath models`.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use visualpath_core::{Name, Outcome, PluginContext};
 use visualpath_media::source::{self, SourceEvent, SourceOptions, StopFlag};
 use visualpath_onnx::{ModelLocator, default_model_dirs};
-use visualpath_platform::{Merger, Runner};
+use visualpath_platform::{Job, Merger, Runner};
 
 use super::{fail, say, say_json};
 use crate::builtin;
@@ -29,6 +27,7 @@ pub fn plugins_list(json: bool) -> Exit {
     };
     let mut rows: Vec<PluginRow> = registry
         .extractors()
+        .into_iter()
         .map(|(origin, plugin)| PluginRow {
             name: plugin.name().to_owned(),
             version: plugin.version().to_owned(),
@@ -36,6 +35,17 @@ pub fn plugins_list(json: bool) -> Exit {
             origin: origin.to_string(),
         })
         .collect();
+    rows.extend(
+        registry
+            .fusions()
+            .into_iter()
+            .map(|(origin, plugin)| PluginRow {
+                name: plugin.name().to_owned(),
+                version: plugin.version().to_owned(),
+                kind: "fusion",
+                origin: origin.to_string(),
+            }),
+    );
     rows.push(PluginRow {
         name: "rules".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -96,11 +106,9 @@ fn look(
 ) -> Result<(), Failed> {
     let wrong = |exit: Exit| move |e: &dyn std::fmt::Display| (exit, e.to_string());
     let registry = builtin::registry().map_err(|e| wrong(Exit::Plugin)(&e))?;
-    let plugin = Arc::clone(
-        registry
-            .extractor(plugin)
-            .map_err(|e| wrong(Exit::Plugin)(&e))?,
-    );
+    let plugin = registry
+        .extractor(plugin)
+        .map_err(|e| wrong(Exit::Plugin)(&e))?;
     let name = Name::new("test").map_err(|e| wrong(Exit::Failed)(&e))?;
     let cx = PluginContext {
         name: name.clone(),
@@ -126,7 +134,7 @@ fn look(
         {
             SourceEvent::Frame(frame) => {
                 seen += 1;
-                let reply = runner.run(&frame);
+                let reply = runner.run(&Job::new(frame));
                 match reply.outcome {
                     Outcome::Observed(held) => {
                         for o in &held.observations {

@@ -317,6 +317,9 @@ fn findings_of(loaded: &Loaded, error: &StartError) -> Option<Vec<Diagnostic>> {
             PluginError::Model { .. } => at(of(extractor, "model"), &error.to_string()),
             PluginError::Runtime { .. } => at(of(extractor, "runtime"), &error.to_string()),
         }),
+        StartError::Fusion { fusion, .. } => {
+            Some(at(format!("fusion.{fusion}.config"), &error.to_string()))
+        }
         StartError::WarmUp { extractor, message } => Some(at(
             format!("extractor.{extractor}"),
             &format!("failed on a test picture: {message}"),
@@ -343,7 +346,9 @@ fn exit_of(error: &StartError) -> Exit {
             error: PluginError::Config { .. },
             ..
         } => Exit::Config,
-        StartError::Plugin { .. } | StartError::WarmUp { .. } => Exit::Plugin,
+        StartError::Plugin { .. } | StartError::Fusion { .. } | StartError::WarmUp { .. } => {
+            Exit::Plugin
+        }
         StartError::Source { .. } => Exit::Source,
         StartError::Broker(_) => Exit::Broker,
         StartError::Pool { .. }

@@ -2,14 +2,14 @@
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use visualpath_media::source::StopFlag;
 
 use super::{ConfigArgs, complain, fail, load_options, refuse};
 use crate::builtin;
-use crate::config::{self, Start};
+use crate::config::{self, LoadOptions, Start};
 use crate::exit::Exit;
 use crate::pipeline::out::Print;
-use crate::pipeline::{Pipeline, Report, problem};
+use crate::pipeline::reload::ReloadError;
+use crate::pipeline::{Handle, Pipeline, Report, problem};
 
 pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     let options = match load_options(args) {
@@ -65,7 +65,11 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
         Err(e) => return fail(Exit::Failed, &format!("signal handlers: {e}")),
     };
     let handle = signals.handle();
-    let watcher = match watch(signals, pipeline.stop_flag()) {
+    let reload = Reload {
+        options,
+        handle: pipeline.handle(),
+    };
+    let watcher = match watch(signals, reload) {
         Ok(watcher) => watcher,
         Err(e) => return fail(Exit::Failed, &format!("the signal thread: {e}")),
     };
@@ -84,19 +88,72 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     }
 }
 
+/// What SIGHUP does: the files are read again and, if they are good, in force.
+struct Reload {
+    options: LoadOptions,
+    handle: Handle,
+}
+
+impl Reload {
+    /// On a thread of its own, so that a stop is heard while models load.
+    fn start(&self) {
+        let (options, handle) = (self.options.clone(), self.handle.clone());
+        let body = move || {
+            let loaded = match config::load(&options) {
+                Ok(loaded) => loaded,
+                Err(findings) => {
+                    complain(&findings);
+                    tracing::error!("the new config can't be used; nothing changed");
+                    handle.config_invalid(&options.path, &findings);
+                    return;
+                }
+            };
+            complain(&loaded.warnings);
+            match handle.reload(loaded.config.clone()) {
+                Ok(reloaded) => {
+                    handle.config_valid(&options.path);
+                    if !reloaded.restart.is_empty() {
+                        let sections = reloaded.restart.join(", ");
+                        tracing::warn!(sections, "changed, but read at start only: restart");
+                    }
+                    if let Err(e) = config::save_last_good(&options, &loaded) {
+                        tracing::warn!(error = %e, "this config can't be kept as the last good one");
+                    }
+                }
+                Err(ReloadError::Config(e)) => {
+                    let findings = super::findings_of(&loaded, &e).unwrap_or_default();
+                    complain(&findings);
+                    handle.config_invalid(&options.path, &findings);
+                }
+                Err(e) => tracing::error!(error = %e, "not reloaded"),
+            }
+        };
+        let started = std::thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(body);
+        if let Err(e) = started {
+            tracing::error!(error = %e, "not reloaded: no thread");
+        }
+    }
+}
+
 /// The first SIGTERM or SIGINT stops gracefully, the second at once.
-fn watch(mut signals: Signals, stop: StopFlag) -> std::io::Result<std::thread::JoinHandle<()>> {
+fn watch(mut signals: Signals, reload: Reload) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             let mut seen = false;
             for signal in signals.forever() {
-                if matches!(signal, SIGHUP | SIGUSR1) {
-                    tracing::warn!(
-                        signal,
-                        "reload and status dump are not in this build yet; ignored"
-                    );
-                    continue;
+                match signal {
+                    SIGHUP => {
+                        reload.start();
+                        continue;
+                    }
+                    SIGUSR1 => {
+                        reload.handle.dump_status();
+                        continue;
+                    }
+                    _ => {}
                 }
                 if seen {
                     tracing::warn!(signal, "second signal: stopping at once");
@@ -104,7 +161,7 @@ fn watch(mut signals: Signals, stop: StopFlag) -> std::io::Result<std::thread::J
                 }
                 seen = true;
                 tracing::info!(signal, "stopping; a second signal stops at once");
-                stop.stop();
+                reload.handle.stop();
             }
         })
 }

@@ -28,18 +28,58 @@ impl Config {
             .unwrap_or_else(|| recommended.max(self.isolation.default))
     }
 
-    /// The source an extractor looks at: that of the first path that has it, itself or through
-    /// `depends`; else the only source.
-    pub fn source_of(&self, extractor: &str) -> Option<(&Name, &SourceConfig)> {
-        self.path
+    /// The sources an extractor looks at: those of the paths that have it, itself or because
+    /// another needs it; if there is no such path, the only source.
+    pub fn sources_of(&self, extractor: &str) -> Vec<(&Name, &SourceConfig)> {
+        let mut names: Vec<&Name> = self
+            .path
             .values()
-            .find(|path| self.extractors_of(path).contains(&extractor))
-            .and_then(|path| path.source.as_slice().first())
-            .and_then(|name| self.source.get_key_value(name))
-            .or_else(|| self.source.iter().next().filter(|_| self.source.len() == 1))
+            .filter(|path| self.extractors_of(path).contains(&extractor))
+            .flat_map(|path| path.source.as_slice())
+            .collect();
+        if names.is_empty() && self.source.len() == 1 {
+            names.extend(self.source.keys());
+        }
+        names.sort();
+        names.dedup();
+        let known = |name: &Name| self.source.get_key_value(name);
+        names.into_iter().filter_map(known).collect()
     }
 
-    /// The extractors a path needs: its own and, before each, those it depends on.
+    /// The paths of a source.
+    pub fn paths_of(&self, source: &Name) -> impl Iterator<Item = (&Name, &PathConfig)> {
+        self.path
+            .iter()
+            .filter(move |(_, path)| path.source.as_slice().contains(source))
+    }
+
+    /// The extractors a source's paths need, each after those it needs itself.
+    pub fn extractors_on(&self, source: &Name) -> Vec<&str> {
+        let mut out = Vec::new();
+        for (_, path) in self.paths_of(source) {
+            for name in self.extractors_of(path) {
+                if !out.contains(&name) {
+                    out.push(name);
+                }
+            }
+        }
+        out
+    }
+
+    /// The extractors one waits for: its `depends` and those its `gate` reads.
+    pub fn needs_of<'a>(&'a self, extractor: &'a ExtractorConfig) -> Vec<&'a Name> {
+        let mut needs: Vec<&Name> = extractor.depends.iter().collect();
+        for word in words(extractor.gate.as_deref().unwrap_or_default()) {
+            if let Some((name, _)) = self.extractor.get_key_value(word)
+                && !needs.contains(&name)
+            {
+                needs.push(name);
+            }
+        }
+        needs
+    }
+
+    /// The extractors a path needs: its own and, before each, those it needs.
     pub fn extractors_of<'a>(&'a self, path: &'a PathConfig) -> Vec<&'a str> {
         fn visit<'a>(
             config: &'a Config,
@@ -52,8 +92,8 @@ impl Config {
             }
             on_way.push(name);
             if let Some(extractor) = config.extractor.get(name) {
-                for dep in &extractor.depends {
-                    visit(config, dep.as_str(), on_way, out);
+                for need in config.needs_of(extractor) {
+                    visit(config, need.as_str(), on_way, out);
                 }
             }
             on_way.pop();
@@ -66,11 +106,9 @@ impl Config {
         out
     }
 
-    /// Which frame goes when the extractor's queue is full.
-    pub fn drop_policy_of(&self, extractor: &str) -> DropPolicy {
-        let chosen = self.extractor.get(extractor).and_then(|e| e.drop);
-        let realtime = self.source_of(extractor).is_none_or(|(_, s)| s.realtime);
-        chosen.unwrap_or(if realtime {
+    /// Which frame goes when the extractor's queue is full, on a source that is `realtime` or not.
+    pub fn drop_policy_of(extractor: &ExtractorConfig, realtime: bool) -> DropPolicy {
+        extractor.drop.unwrap_or(if realtime {
             DropPolicy::Oldest
         } else {
             DropPolicy::None
@@ -95,13 +133,55 @@ impl Config {
         }
         let policies: Vec<(Name, DropPolicy)> = self
             .extractor
-            .keys()
-            .map(|name| (name.clone(), self.drop_policy_of(name.as_str())))
+            .iter()
+            .filter_map(|(name, extractor)| {
+                let sources = self.sources_of(name.as_str());
+                let realtime = sources.first().is_none_or(|(_, s)| s.realtime);
+                // On sources of both kinds each keeps its own default.
+                let agree = sources.iter().all(|(_, s)| s.realtime == realtime);
+                agree.then(|| (name.clone(), Self::drop_policy_of(extractor, realtime)))
+            })
             .collect();
         for (name, policy) in policies {
             if let Some(extractor) = self.extractor.get_mut(&name) {
                 extractor.drop = Some(policy);
             }
         }
+    }
+}
+
+/// The words of a CEL expression that are not the name of a field.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut before = ' ';
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = rest.find(is_word)?;
+            if let Some(c) = rest[..start].trim_end().chars().next_back() {
+                before = c;
+            }
+            let tail = &rest[start..];
+            let end = tail.find(|c| !is_word(c)).unwrap_or(tail.len());
+            let (word, after) = tail.split_at(end);
+            rest = after;
+            let field = before == '.';
+            before = ' ';
+            if !field {
+                return Some(word);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn fields_and_texts_of_an_expression_are_no_extractors() {
+        let all: Vec<&str> =
+            words("motion.score > 0.02 && face . count>1||hand[\"count\"]==2.0").collect();
+        assert_eq!(all, ["motion", "0", "face", "1", "hand", "count", "2"]);
     }
 }

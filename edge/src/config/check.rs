@@ -15,6 +15,7 @@ use super::model::{
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
+use visualpath_platform::MAX_DEPENDS;
 
 /// Least that `timeout_ms = "auto"` gives.
 const AUTO_TIMEOUT_MIN_MS: u64 = 1000;
@@ -194,20 +195,6 @@ impl Check<'_> {
 
     fn sources(&mut self) {
         let config = self.config;
-        let mut origins: Vec<(Origin, &str)> = names(self.tree, "source")
-            .into_iter()
-            .map(|name| (self.key_origin("source", name), name))
-            .collect();
-        origins.sort_by_key(|(origin, _)| origin.place());
-        if let Some((origin, name)) = origins.get(1) {
-            let message = format!(
-                "more than one source is not in this build yet (there are {})",
-                origins.len()
-            );
-            let found = Diagnostic::error(origin, join("source", name), message)
-                .hint("run one appliance per source, each with its own state_dir");
-            self.push(found);
-        }
         for (name, source) in &config.source {
             let key = |k: &str| format!("source.{name}.{k}");
             if source.uri.trim().is_empty() {
@@ -246,7 +233,26 @@ impl Check<'_> {
                 self.refers(&at, "extractor", dep);
             }
             if let Some(circle) = circle_from(config, name) {
-                self.error(key("depends"), format!("depends on itself: {circle}"));
+                let at = if extractor.depends.is_empty() {
+                    "gate"
+                } else {
+                    "depends"
+                };
+                self.error(key(at), format!("depends on itself: {circle}"));
+            }
+            if extractor.depends.len() > MAX_DEPENDS {
+                let message = format!(
+                    "{} extractors, at most {MAX_DEPENDS}",
+                    extractor.depends.len()
+                );
+                self.error(key("depends"), message);
+            }
+            if extractor.gate.as_ref().is_some_and(|g| g.trim().is_empty()) {
+                self.error(key("gate"), "expected a condition, got \"\"")
+                    .hint = Some("for example \"motion.score > 0.02\"".to_owned());
+            }
+            if extractor.gate.is_none() && self.is_set(&key("gate_hold_ms")) {
+                self.warning(key("gate_hold_ms"), "has no effect without `gate`");
             }
             self.drop_policy(name, extractor);
             self.timeout(name, extractor);
@@ -254,28 +260,31 @@ impl Check<'_> {
     }
 
     fn drop_policy(&mut self, name: &Name, extractor: &ExtractorConfig) {
-        let Some((source_name, source)) = self.config.source_of(name.as_str()) else {
-            return;
-        };
-        let key = format!("extractor.{name}.drop");
-        match (extractor.drop, source.realtime) {
-            (Some(DropPolicy::None), true) => {
-                self.error(
-                    key,
-                    format!("`none` would make the camera wait: source `{source_name}` has realtime = true"),
-                )
-                .hint = Some(format!(
-                    "use `oldest`, or set realtime = false in [source.{source_name}] if it is a file"
-                ));
+        let key = |k: &str| format!("extractor.{name}.{k}");
+        if extractor.drop == Some(DropPolicy::Intermediate) && extractor.queue < 2 {
+            let message = "`intermediate` keeps the first and the newest waiting frame: it needs queue = 2 or more";
+            self.error(key("drop"), message);
+        }
+        for (source_name, source) in self.config.sources_of(name.as_str()) {
+            match (extractor.drop, source.realtime) {
+                (Some(DropPolicy::None), true) => {
+                    self.error(
+                        key("drop"),
+                        format!("`none` would make the camera wait: source `{source_name}` has realtime = true"),
+                    )
+                    .hint = Some(format!(
+                        "use `oldest`, or set realtime = false in [source.{source_name}] if it is a file"
+                    ));
+                }
+                (Some(DropPolicy::None) | None, _) | (_, true) => {}
+                (Some(_), false) => {
+                    self.warning(
+                        key("drop"),
+                        format!("results will depend on this machine's speed: source `{source_name}` has realtime = false"),
+                    )
+                    .hint = Some("`none`, the default here, looks at every frame".to_owned());
+                }
             }
-            (Some(DropPolicy::Oldest), false) => {
-                self.warning(
-                    key,
-                    format!("results will depend on this machine's speed: source `{source_name}` has realtime = false"),
-                )
-                .hint = Some("`none`, the default here, looks at every frame".to_owned());
-            }
-            _ => {}
         }
     }
 
@@ -327,11 +336,11 @@ impl Check<'_> {
                 let at = if self.is_set(&at) { at } else { key("source") };
                 self.refers(&at, "source", source);
             }
-            if sources.len() > 1 {
-                self.error(
-                    key("source"),
-                    "several sources of one path are not in this build yet",
-                );
+            for (index, source) in sources.iter().enumerate() {
+                if sources[..index].contains(source) {
+                    let at = format!("path.{name}.source[{index}]");
+                    self.error(at, format!("`{source}` is listed twice"));
+                }
             }
             let mut seen = BTreeSet::new();
             for (index, extractor) in path.extractors.iter().enumerate() {
@@ -479,7 +488,7 @@ fn circle_from(config: &Config, start: &Name) -> Option<String> {
         let Some(extractor) = config.extractor.get(at) else {
             return false;
         };
-        extractor.depends.iter().any(|dep| {
+        config.needs_of(extractor).into_iter().any(|dep| {
             if dep == start {
                 return true;
             }
@@ -522,9 +531,9 @@ fn chain_ms<'a>(config: &'a Config, name: &'a str, known: &mut BTreeMap<&'a str,
         Auto::Value(ms) => ms,
         Auto::Auto => AUTO_TIMEOUT_MIN_MS,
     };
-    let before = extractor
-        .depends
-        .iter()
+    let before = config
+        .needs_of(extractor)
+        .into_iter()
         .map(|dep| chain_ms(config, dep.as_str(), known))
         .max()
         .unwrap_or(0);

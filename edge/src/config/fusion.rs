@@ -37,6 +37,16 @@ impl FusionConfig {
     }
 }
 
+impl FusionConfig {
+    /// The config of any other fusion plugin.
+    pub fn other(&self) -> Option<&serde_json::Map<String, serde_json::Value>> {
+        match &self.config {
+            FusionSettings::Rules(_) => None,
+            FusionSettings::Other(config) => Some(config),
+        }
+    }
+}
+
 /// [`FusionConfig`] before its plugin is known.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -73,20 +73,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
         Warning,
         NO_EFFECT,
     ),
-    row(
-        "extractor.*.drop",
-        Is(&["intermediate", "every_nth"]),
-        Error,
-        "there is: oldest, none",
-    ),
-    row("extractor.*.nth", Set, Warning, NO_EFFECT),
-    row(
-        "extractor.*.gate",
-        Set,
-        Error,
-        "remove it, or use `fps` to look less often",
-    ),
-    row("extractor.*.gate_hold_ms", Set, Warning, NO_EFFECT),
     row("python.interpreter", Set, Warning, NO_EFFECT),
     row(
         "source.*.uri",

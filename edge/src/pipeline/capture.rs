@@ -1,17 +1,20 @@
 //! The capture thread of one source: frames to the path thread and to the evidence lane.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use visualpath_core::ViewSpec;
 use visualpath_frames::{Frame, FramePool, Holder, PoolError};
-use visualpath_media::clip::{EvidenceLane, Offered};
+use visualpath_media::clip::Offered;
 use visualpath_media::source::{
     EndInfo, Gap, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
 };
 use visualpath_platform::Captured;
 
+use super::build;
+use super::line::LineShared;
 use super::problem;
 use super::sink::ToEvents;
 
@@ -20,6 +23,8 @@ use super::sink::ToEvents;
 pub struct CaptureStats {
     /// Frames captured.
     pub frames: AtomicU64,
+    /// The newest frame's id, plus one.
+    pub next_frame_id: AtomicU64,
     /// Frames that the path thread was too busy to take over (a slow inline extractor).
     pub path_busy: AtomicU64,
     /// Pictures lost because no slot was free.
@@ -45,19 +50,86 @@ pub enum Ended {
     NoPool(PoolError),
 }
 
-/// Makes a pool for frames of this format.
-pub type MakePool = Box<dyn FnMut(&SourceInfo) -> Result<FramePool, PoolError> + Send>;
+/// What pools of a source must have. It may grow while the source runs; capture then goes on with
+/// a new pool from the next frame.
+#[derive(Debug)]
+pub struct PoolPlan {
+    generation: AtomicU64,
+    wanted: Mutex<(usize, Vec<ViewSpec>)>,
+}
+
+impl PoolPlan {
+    /// So many slots, with these views.
+    pub fn new(slots: usize, views: Vec<ViewSpec>) -> Self {
+        Self {
+            generation: AtomicU64::new(0),
+            wanted: Mutex::new((slots, views)),
+        }
+    }
+
+    /// From the next frame on: so many slots, with these views.
+    pub fn change(&self, slots: usize, views: Vec<ViewSpec>) {
+        let mut wanted = self.lock();
+        if *wanted != (slots, views.clone()) {
+            *wanted = (slots, views);
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    // Nothing panics while it is held.
+    fn lock(&self) -> MutexGuard<'_, (usize, Vec<ViewSpec>)> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the pools of one source, one after the other.
+#[derive(Debug)]
+pub struct Pools {
+    plan: Arc<PoolPlan>,
+    made: u32,
+    generation: u64,
+}
+
+impl Pools {
+    /// As the plan says.
+    pub fn new(plan: Arc<PoolPlan>) -> Self {
+        Self {
+            plan,
+            made: 0,
+            generation: 0,
+        }
+    }
+
+    /// A pool for frames of this format.
+    ///
+    /// # Errors
+    /// If there is no memory for it, or a view can't be laid out.
+    pub fn make(&mut self, info: &SourceInfo) -> Result<FramePool, PoolError> {
+        self.generation = self.plan.generation();
+        let (slots, views) = self.plan.lock().clone();
+        self.made += 1;
+        build::pool(info, self.made, slots, &views)
+    }
+
+    fn outdated(&self) -> bool {
+        self.generation != self.plan.generation()
+    }
+}
 
 /// Everything the capture thread owns.
 pub struct Capture {
     /// Where frames come from.
     pub source: Box<dyn Source>,
-    /// Makes a pool for a format; called again when the format changes.
-    pub make_pool: MakePool,
+    /// Makes a pool for a format; another when the format or the extractors change.
+    pub pools: Pools,
     /// The path thread's inbox.
     pub to_path: Sender<Captured>,
-    /// The evidence lane, if any rule wants clips.
-    pub evidence: Option<Arc<EvidenceLane>>,
+    /// With the evidence lane, once any rule wants clips.
+    pub shared: Arc<LineShared>,
     /// Where problems are told.
     pub events: ToEvents,
     /// Whether frames come at their own pace: then capture never waits for anybody.
@@ -76,11 +148,24 @@ impl Capture {
     pub fn run(mut self, mut pool: FramePool) -> Ended {
         let mut encoder = pool.holder("encoder");
         let ended = loop {
+            if self.pools.outdated() {
+                match self.pools.make(self.source.info()) {
+                    Ok(new) => {
+                        encoder = new.holder("encoder");
+                        pool = new;
+                    }
+                    // The old one does: extractors it has no view for make their own.
+                    Err(e) => tracing::error!(error = %e, "no new frame pool; the old one stays"),
+                }
+            }
             match self.source.next(&pool, &self.stop) {
                 Ok(SourceEvent::Frame(frame)) => self.frame(frame, encoder),
                 Ok(SourceEvent::Gap(gap)) => self.gap(&gap, &pool),
-                Ok(SourceEvent::Wrapped) => tracing::debug!("the file starts again"),
-                Ok(SourceEvent::NewFormat(info)) => match (self.make_pool)(&info) {
+                Ok(SourceEvent::Wrapped) => {
+                    tracing::debug!("the file starts again");
+                    self.send(Captured::Wrapped);
+                }
+                Ok(SourceEvent::NewFormat(info)) => match self.pools.make(&info) {
                     Ok(new) => {
                         encoder = new.holder("encoder");
                         pool = new;
@@ -108,11 +193,12 @@ impl Capture {
             tracing::warn!(
                 lost = before + gap.lost,
                 cause,
+                source = %self.shared.source,
                 holders = pool.held_by(),
                 "pictures lost"
             );
         }
-        if let Some(evidence) = &self.evidence {
+        if let Some(evidence) = self.shared.evidence() {
             evidence.gap(gap.from_ns, gap.to_ns, gap.lost);
         }
         self.send(Captured::Gap {
@@ -123,7 +209,10 @@ impl Capture {
 
     fn frame(&self, frame: Frame, encoder: Holder) {
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
-        if let Some(evidence) = &self.evidence {
+        self.stats
+            .next_frame_id
+            .store(frame.meta().frame_id + 1, Ordering::Relaxed);
+        if let Some(evidence) = self.shared.evidence() {
             match evidence.offer(frame.lease(encoder)) {
                 Offered::Taken => {}
                 // The lane reports it as a gap of the clips concerned.

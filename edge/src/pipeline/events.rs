@@ -1,26 +1,27 @@
 //! The events thread: triggers become messages, and only then is anybody told.
 //!
 //! ```text
-//! path thread ─ Fired ─▶ outbox (id, seq) ─▶ run --json, on_trigger ─▶ clip request
-//! clip thread ─ Clip  ─▶ outbox           ─▶ run --json
+//! path threads ─ Fired ─▶ outbox (id, seq) ─▶ run --json, on_trigger ─▶ clip request
+//! clip threads ─ Clip  ─▶ outbox           ─▶ run --json, who waits for it
 //! ```
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, select};
-use visualpath_core::{ModelUse, Name, Phase, Trigger};
-use visualpath_media::clip::{ClipResult, ClipState as Cut, EvidenceLane};
+use crossbeam_channel::{Receiver, Sender, never, select};
+use visualpath_core::{NS_PER_MS, Name, Phase, Trigger};
+use visualpath_media::clip::{ClipResult, ClipState as Cut};
 use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
     ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
 };
-use visualpath_platform::Times;
+use visualpath_platform::{Lateness, Times};
 
+use super::app::App;
 use super::evidence::clip_request;
+use super::line::LineShared;
 use super::out::Out;
 use super::wall::WallClock;
 use super::{health_message, problem};
@@ -29,8 +30,10 @@ use super::{health_message, problem};
 pub enum Event {
     /// A rule fired.
     Fired {
-        /// Index of the path.
-        path: usize,
+        /// The source.
+        line: Arc<LineShared>,
+        /// The path.
+        path: Name,
         /// What its fusion said.
         trigger: Box<Trigger>,
         /// When the frame passed the path thread.
@@ -40,8 +43,10 @@ pub enum Event {
     },
     /// A label went ON or OFF.
     State {
-        /// Index of the path.
-        path: usize,
+        /// The source.
+        source: Name,
+        /// The path.
+        path: Name,
         /// The label.
         label: Name,
         /// ON.
@@ -49,27 +54,37 @@ pub enum Event {
     },
     /// An extractor went on Hold.
     Held {
+        /// The source it looks at.
+        source: Name,
         /// Which.
         extractor: Name,
         /// Why.
         why: String,
     },
+    /// An extractor's observations have been coming too late, or do so no more.
+    Late {
+        /// The source it looks at.
+        source: Name,
+        /// Which.
+        extractor: Name,
+        /// The paths that have it.
+        paths: Vec<Name>,
+        /// How late; `None` when it is over.
+        lateness: Option<Lateness>,
+    },
     /// Something the operator should know.
     Problem(Box<Problem>),
+    /// A problem is over.
+    Solved {
+        /// Its code.
+        code: String,
+        /// Its subject.
+        subject: String,
+    },
     /// Everything sent before has been taken care of once this sender is dropped.
     Flush(Sender<()>),
     /// Nothing follows.
     End,
-}
-
-/// What the events thread knows of a path.
-pub struct PathInfo {
-    /// Its name.
-    pub name: Name,
-    /// Its source.
-    pub source: Name,
-    /// The models its extractors use.
-    pub models: Vec<ModelUse>,
 }
 
 /// What came of all events, readable while it runs.
@@ -88,19 +103,13 @@ pub struct Counts {
 /// `health` is published again this often, also when nothing changed.
 const HEALTH: Duration = Duration::from_secs(60);
 
-/// Called with every trigger once it is in the outbox.
-pub type OnTrigger = Box<dyn FnMut(&TriggerPayload) + Send>;
+/// How often the machine's clock is looked at.
+const CLOCK: Duration = Duration::from_secs(5);
 
 /// The state of the events thread.
 pub struct Events {
     /// Where messages go.
     pub out: Out,
-    /// The paths, by index.
-    pub paths: Vec<PathInfo>,
-    /// Cuts clips.
-    pub evidence: Option<Arc<EvidenceLane>>,
-    /// Turns source time into wall time.
-    pub wall: WallClock,
     /// The device's id.
     pub device: String,
     /// This boot's id.
@@ -108,14 +117,21 @@ pub struct Events {
     /// What is wrong, for `health`.
     pub problems: Vec<Problem>,
     /// The app's subscriber.
-    pub on_trigger: Option<OnTrigger>,
-    /// RANGEs that have started, by path and label.
-    pub open: HashMap<(usize, Name), OpenRange>,
-    /// Clips asked for, by id, with the trigger they belong to.
-    pub asked: HashMap<String, (usize, TriggerBody)>,
+    pub app: Option<App>,
+    /// RANGEs that have started.
+    pub open: HashMap<RangeKey, OpenRange>,
+    /// Labels that are ON, by path and label, with the sources they are ON for.
+    pub on: HashMap<(Name, Name), Vec<Name>>,
+    /// Clips asked for, by id, with the path and the trigger they belong to.
+    pub asked: HashMap<String, (Name, TriggerBody)>,
+    /// The sources, for their clocks.
+    pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
     /// Totals.
     pub counts: Arc<Counts>,
 }
+
+/// Source, path and label.
+pub type RangeKey = (Name, Name, Name);
 
 /// A RANGE between its two messages.
 pub struct OpenRange {
@@ -127,73 +143,124 @@ impl Events {
     /// Takes events until [`Event::End`], or until every sender is gone; then every clip that was
     /// asked for and has no result gets its `failed`.
     pub fn run(mut self, events: &Receiver<Event>, clips: &Receiver<ClipResult>) {
+        let mut clips = clips.clone();
         let mut said = Instant::now();
+        let mut looked = Instant::now();
         loop {
-            let wait = HEALTH.saturating_sub(said.elapsed());
+            let wait = HEALTH
+                .saturating_sub(said.elapsed())
+                .min(CLOCK.saturating_sub(looked.elapsed()));
             select! {
                 recv(events) -> event => match event {
                     Ok(Event::End) | Err(_) => break,
                     Ok(event) => self.take(event),
                 },
-                recv(clips) -> result => {
-                    // All senders gone: the lane has ended; only events follow.
-                    let Ok(result) = result else {
-                        return self.without_clips(events);
-                    };
-                    self.clip(result);
-                }
-                default(wait) => {
-                    self.say_health();
-                    said = Instant::now();
-                }
+                recv(clips) -> result => match result {
+                    Ok(result) => self.clip(result),
+                    // All senders gone: there is no evidence lane; only events follow.
+                    Err(_) => clips = never(),
+                },
+                default(wait) => {}
+            }
+            if said.elapsed() >= HEALTH {
+                self.say_health();
+                said = Instant::now();
+            }
+            if looked.elapsed() >= CLOCK {
+                self.follow_clock();
+                looked = Instant::now();
             }
         }
-        self.finish(clips);
+        self.finish(&clips);
     }
 
-    /// The rest of a run whose evidence lane is gone, or that never had one.
-    fn without_clips(mut self, events: &Receiver<Event>) {
-        loop {
-            match events.recv_timeout(HEALTH) {
-                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(event) => self.take(event),
-                Err(RecvTimeoutError::Timeout) => self.say_health(),
+    /// A clock that is set moves the wall times of live sources.
+    fn follow_clock(&self) {
+        let lines = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in lines.iter().filter_map(Weak::upgrade) {
+            if line.wall.follow() {
+                tracing::warn!(source = %line.source, "the machine's clock was set; wall times follow");
             }
         }
-        self.finish(&never());
     }
 
     fn finish(&mut self, clips: &Receiver<ClipResult>) {
         for result in clips.try_iter() {
             self.clip(result);
         }
-        for (id, (index, trigger)) in std::mem::take(&mut self.asked) {
+        for (id, (path, trigger)) in std::mem::take(&mut self.asked) {
             let why = "still being written when the appliance stopped";
-            self.clip_message(index, &id, ClipBody::failed(&trigger, why));
+            self.clip_message(&path, &id, ClipBody::failed(&trigger, why));
         }
     }
 
     fn take(&mut self, event: Event) {
         match event {
             Event::Fired {
+                line,
                 path,
                 trigger,
                 times,
                 extract_ns,
-            } => {
-                self.fired(path, &trigger, times, extract_ns);
-            }
-            Event::State { path, label, on } => self.out.state(&self.paths[path].name, &label, on),
-            Event::Held { extractor, why } => self.held(&extractor, &why),
+            } => self.fired(&line, &path, &trigger, times, extract_ns),
+            Event::State {
+                source,
+                path,
+                label,
+                on,
+            } => self.state(source, path, label, on),
+            Event::Held {
+                source,
+                extractor,
+                why,
+            } => self.held(&source, &extractor, &why),
+            Event::Late {
+                source,
+                extractor,
+                paths,
+                lateness,
+            } => self.late(&source, &extractor, &paths, lateness),
             Event::Problem(problem) => self.problem(*problem),
+            Event::Solved { code, subject } => self.solved(&code, &subject),
             Event::Flush(done) => drop(done),
             Event::End => {}
         }
     }
 
+    /// A label of a path over several sources is ON while it is for any of them.
+    fn state(&mut self, source: Name, path: Name, label: Name, on: bool) {
+        let sources = self.on.entry((path.clone(), label.clone())).or_default();
+        let was = !sources.is_empty();
+        sources.retain(|s| *s != source);
+        if on {
+            sources.push(source);
+        }
+        let is = !sources.is_empty();
+        if was != is || on {
+            self.out.state(&path, &label, is);
+        }
+    }
+
+    /// One problem per code and subject: a new word on it replaces the old.
     fn problem(&mut self, problem: Problem) {
-        self.problems.push(problem);
+        let same = |p: &&mut Problem| p.code == problem.code && p.subject == problem.subject;
+        match self.problems.iter_mut().find(same) {
+            Some(known) => {
+                let since = std::mem::take(&mut known.since);
+                *known = Problem { since, ..problem };
+            }
+            None => self.problems.push(problem),
+        }
         self.say_health();
+    }
+
+    fn solved(&mut self, code: &str, subject: &str) {
+        let before = self.problems.len();
+        self.problems
+            .retain(|p| p.code != code || p.subject != subject);
+        if self.problems.len() != before {
+            self.say_health();
+        }
     }
 
     fn say_health(&self) {
@@ -201,48 +268,80 @@ impl Events {
             .health(&health_message(&self.device, self.problems.clone()));
     }
 
-    fn held(&mut self, extractor: &Name, why: &str) {
-        if let Some(path) = self.paths.first() {
-            self.out
-                .extractor_status(&path.source, extractor, ExtractorStatus::Held);
-        }
+    fn held(&mut self, source: &Name, extractor: &Name, why: &str) {
+        self.out
+            .extractor_status(source, extractor, ExtractorStatus::Held);
         let advice = "see the log; restart visualpath, or change the extractor's config or plugin";
-        self.problem(problem("extractor_held", extractor.as_str(), why, advice));
+        let subject = format!("{source}/{extractor}");
+        self.problem(problem("extractor_held", &subject, why, advice));
     }
 
-    fn fired(&mut self, index: usize, trigger: &Trigger, times: Times, extract_ns: i64) {
-        let path = &self.paths[index];
-        let key = (index, trigger.label.clone());
+    fn late(
+        &mut self,
+        source: &Name,
+        extractor: &Name,
+        paths: &[Name],
+        lateness: Option<Lateness>,
+    ) {
+        const CODE: &str = "late_observations";
+        let subject = format!("{source}/{extractor}");
+        let Some(lateness) = lateness else {
+            return self.solved(CODE, &subject);
+        };
+        let share = lateness.share * 100.0;
+        let detail = format!(
+            "{share:.0} % of its observations in the last 10 s came after their frame was settled"
+        );
+        let problem = problem(CODE, &subject, &detail, &cure(extractor, paths, lateness));
+        tracing::warn!(
+            subject,
+            detail,
+            advice = problem.advice,
+            "observations too late"
+        );
+        self.problem(problem);
+    }
+
+    fn fired(
+        &mut self,
+        line: &Arc<LineShared>,
+        path: &Name,
+        trigger: &Trigger,
+        times: Times,
+        extract_ns: i64,
+    ) {
+        let key = (line.source.clone(), path.clone(), trigger.label.clone());
         let ends = matches!(trigger.phase, Phase::End { .. });
         let open = if ends { self.open.remove(&key) } else { None };
         let clip_id = match &open {
             Some(open) => open.clip_id.clone(),
             None => (trigger.clip && !ends).then(new_id),
         };
-        if let (true, Some(id), Some(evidence)) = (ends, &clip_id, &self.evidence) {
+        if let (true, Some(id), Some(evidence)) = (ends, &clip_id, line.evidence()) {
             // Before anything can go wrong with the message: else the clip runs to its latest end.
             evidence.set_end(id, trigger.t_end_ns);
         }
+        let models = line.models(path);
         let body = TriggerBody::new(
             trigger,
             TriggerContext {
                 device: &self.device,
                 boot_id: &self.boot_id,
-                path: &path.name,
-                source: &path.source,
-                time: self.wall.at(trigger.t_ns).to_string(),
-                clock: self.wall.quality(),
+                path,
+                source: &line.source,
+                time: line.wall.at(trigger.t_ns).to_string(),
+                clock: WallClock::quality(),
                 clip_id: clip_id.clone(),
                 trigger_id: open.as_ref().map(|o| o.trigger_id.clone()),
-                models: &path.models,
+                models: &models,
                 latency_ms: latency(times, extract_ns),
             },
         );
-        let payload = match self.out.trigger(&path.name, body) {
+        let payload = match self.out.trigger(path, body) {
             Ok(payload) => payload,
             Err(e) => {
                 // Nothing may be told about an event that is not kept.
-                tracing::error!(path = %path.name, label = %trigger.label, error = %e, "trigger lost: the outbox refused it");
+                tracing::error!(%path, label = %trigger.label, error = %e, "trigger lost: the outbox refused it");
                 self.refused();
                 return;
             }
@@ -251,9 +350,11 @@ impl Events {
             .triggers
             .fetch_add(u64::from(!ends), Ordering::Relaxed);
         self.out.print(&Line::Trigger(payload.clone()));
-        self.tell(&payload);
+        if let Some(app) = &self.app {
+            app.tell(&payload);
+        }
         if let (false, Some(id)) = (ends, clip_id) {
-            self.ask_for_clip(index, id, trigger, &payload);
+            self.ask_for_clip(line, path, id, trigger, &payload);
         }
         if matches!(trigger.phase, Phase::Start) {
             let clip_id = payload.trigger.clip.as_ref().map(|c| c.id.clone());
@@ -267,37 +368,27 @@ impl Events {
         }
     }
 
-    /// A panicking subscriber is not called again; events go on.
-    fn tell(&mut self, payload: &TriggerPayload) {
-        let Some(told) = &mut self.on_trigger else {
-            return;
-        };
-        if catch_unwind(AssertUnwindSafe(|| told(payload))).is_err() {
-            tracing::error!("on_trigger panicked and is not called again");
-            self.on_trigger = None;
-        }
-    }
-
     /// From here on `ready` or `failed` follows, whatever happens.
     fn ask_for_clip(
         &mut self,
-        index: usize,
+        line: &LineShared,
+        path: &Name,
         id: String,
         trigger: &Trigger,
         payload: &TriggerPayload,
     ) {
         let body = payload.trigger.clone();
-        let Some(evidence) = &self.evidence else {
+        let Some(evidence) = line.evidence() else {
             self.clip_message(
-                index,
+                path,
                 &id,
                 ClipBody::failed(&body, "no encoder: see the log at start"),
             );
             return;
         };
-        let wall = self.wall.at(trigger.t_ns);
-        let request = clip_request(&id, &self.paths[index], trigger, &body.trigger_id, wall);
-        self.asked.insert(id, (index, body));
+        let wall = line.wall.unix_ns(trigger.t_ns);
+        let request = clip_request(&id, path, trigger, &body.trigger_id, wall);
+        self.asked.insert(id, (path.clone(), body));
         evidence.request(request);
     }
 
@@ -315,7 +406,7 @@ impl Events {
     }
 
     fn clip(&mut self, result: ClipResult) {
-        let Some((index, trigger)) = self.asked.remove(&result.id) else {
+        let Some((path, trigger)) = self.asked.remove(&result.id) else {
             tracing::error!(clip = result.id, "a clip nobody asked for");
             return;
         };
@@ -338,23 +429,49 @@ impl Events {
                 ..ClipBody::ready(&trigger, clip.file.clone(), clip.start_ns, clip.end_ns)
             },
         };
-        self.clip_message(index, &result.id, body);
+        self.clip_message(&path, &result.id, body);
     }
 
-    fn clip_message(&mut self, index: usize, id: &str, body: ClipBody) {
+    fn clip_message(&mut self, path: &Name, id: &str, body: ClipBody) {
         let count = match body.state {
             ClipState::Ready => &self.counts.ready,
             ClipState::Failed => &self.counts.failed,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        match self.out.clip(&self.paths[index].name, id, body) {
-            Ok(payload) => self.out.print(&Line::Clip(payload)),
+        match self.out.clip(path, id, body) {
+            Ok(payload) => {
+                if let Some(app) = &self.app {
+                    app.clip(&payload);
+                }
+                self.out.print(&Line::Clip(payload));
+            }
             Err(e) => {
                 tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");
                 self.refused();
             }
         }
     }
+}
+
+/// Which key, with which value, would have been enough.
+fn cure(extractor: &Name, paths: &[Name], lateness: Lateness) -> String {
+    // A quarter more than the slowest seen, in round numbers.
+    let fits = |ns: i64| {
+        let ms = ns.max(0) / NS_PER_MS;
+        (ms + ms / 4 + 9) / 10 * 10
+    };
+    let mut keys = Vec::new();
+    if let Some(ns) = lateness.timeout_ns {
+        keys.push(format!("extractor.{extractor}.timeout_ms = {}", fits(ns)));
+    }
+    if let Some(ns) = lateness.window_ns {
+        let window = |p: &Name| format!("path.{p}.window_ms = {}", fits(ns));
+        keys.extend(paths.iter().map(window));
+    }
+    format!(
+        "set {}; or let it look less often (extractor.{extractor}.fps)",
+        keys.join(" and ")
+    )
 }
 
 /// The word an enum has in messages.
@@ -419,30 +536,25 @@ mod tests {
             metadata: serde_json::Map::new(),
         };
         Event::Fired {
-            path: 0,
+            line: Arc::new(LineShared::new(name("cam0"), WallClock::starting_now(true))),
+            path: name("entrance"),
             trigger: Box::new(trigger),
             times: Times::default(),
             extract_ns: 0,
         }
     }
 
-    fn events(counts: &Arc<Counts>, on_trigger: Option<OnTrigger>) -> Events {
-        let path = PathInfo {
-            name: name("entrance"),
-            source: name("cam0"),
-            models: vec![],
-        };
+    fn events(counts: &Arc<Counts>, app: Option<App>) -> Events {
         Events {
             out: Out::new(None, Print::Nothing),
-            paths: vec![path],
-            evidence: None,
-            wall: WallClock::starting_now(),
             device: "test".to_owned(),
             boot_id: "boot".to_owned(),
             problems: vec![],
-            on_trigger,
+            app,
             open: HashMap::new(),
+            on: HashMap::new(),
             asked: HashMap::new(),
+            walls: Arc::default(),
             counts: Arc::clone(counts),
         }
     }
@@ -474,7 +586,9 @@ mod tests {
                 latency_ms: Latency::default(),
             },
         );
-        thread.asked.insert("a".to_owned(), (0, body));
+        thread
+            .asked
+            .insert("a".to_owned(), (name("entrance"), body));
         let (tx, rx) = unbounded();
         let (clip_tx, clips) = unbounded();
         tx.send(Event::End).unwrap();
@@ -497,14 +611,79 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_that_panics_costs_no_event() {
+    fn a_subscriber_that_panics_or_waits_for_ever_costs_no_event() {
+        let (open, door) = unbounded::<()>();
+        let subscribers: [super::super::app::OnTrigger; 2] = [
+            Box::new(|_, _| panic!("subscriber")),
+            Box::new(move |_, _| assert!(door.recv().is_err())),
+        ];
+        for told in subscribers {
+            let counts = Arc::new(Counts::default());
+            let (app, thread) = App::start(told, std::path::Path::new(".")).unwrap();
+            let (tx, rx) = unbounded();
+            let (_clip_tx, clips) = unbounded();
+            for event in [fired(), fired(), fired(), Event::End] {
+                tx.send(event).unwrap();
+            }
+            events(&counts, Some(app)).run(&rx, &clips);
+            assert_eq!(read(&counts.triggers), 3);
+            drop(thread);
+        }
+        drop(open);
+    }
+
+    #[test]
+    fn a_subscriber_can_wait_for_its_clip_and_is_told_when_there_is_none() {
+        let (said, heard) = unbounded();
+        let told: super::super::app::OnTrigger = Box::new(move |trigger, cx| {
+            let clip = cx.clip(trigger).unwrap();
+            said.send(clip.wait(Duration::from_secs(60))).unwrap();
+        });
         let counts = Arc::new(Counts::default());
+        let (app, thread) = App::start(told, std::path::Path::new(".")).unwrap();
         let (tx, rx) = unbounded();
         let (_clip_tx, clips) = unbounded();
-        for event in [fired(), fired(), fired(), Event::End] {
-            tx.send(event).unwrap();
+        tx.send(fired()).unwrap();
+        tx.send(Event::End).unwrap();
+        events(&counts, Some(app)).run(&rx, &clips);
+        thread.join().unwrap();
+        let answer = heard.recv().unwrap().unwrap_err().to_string();
+        assert!(answer.contains("no encoder"), "{answer}");
+    }
+
+    #[test]
+    fn a_problem_is_told_once_per_subject_and_can_be_over() {
+        let counts = Arc::new(Counts::default());
+        let mut thread = events(&counts, None);
+        let (cam, person, paths) = (name("cam0"), name("person"), [name("entrance")]);
+        let lateness = Lateness {
+            share: 0.2,
+            window_ns: Some(412_000_000),
+            timeout_ns: None,
+        };
+        thread.late(&cam, &person, &paths, Some(lateness));
+        thread.late(&cam, &person, &paths, Some(lateness));
+        assert_eq!(thread.problems.len(), 1);
+        let advice = &thread.problems[0].advice;
+        assert!(advice.contains("path.entrance.window_ms = 520"), "{advice}");
+        thread.late(&cam, &person, &paths, None);
+        assert!(thread.problems.is_empty());
+    }
+
+    #[test]
+    fn a_label_is_on_while_it_is_for_any_source_of_its_path() {
+        let counts = Arc::new(Counts::default());
+        let mut thread = events(&counts, None);
+        let (p, l) = (name("entrance"), name("visitor"));
+        for (source, on, sources) in [
+            ("a", true, 1),
+            ("b", true, 2),
+            ("a", true, 2),
+            ("a", false, 1),
+            ("b", false, 0),
+        ] {
+            thread.state(name(source), p.clone(), l.clone(), on);
+            assert_eq!(thread.on[&(p.clone(), l.clone())].len(), sources);
         }
-        events(&counts, Some(Box::new(|_| panic!("subscriber")))).run(&rx, &clips);
-        assert_eq!(read(&counts.triggers), 3);
     }
 }

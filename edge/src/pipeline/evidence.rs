@@ -3,39 +3,47 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use jiff::Timestamp;
 use visualpath_core::{Clock, Name, Trigger};
 use visualpath_media::clip::{ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions};
 use visualpath_media::encode::Bitrate;
 
 use super::StartError;
-use super::events::PathInfo;
+use super::build::Pace;
 use crate::config::Config;
 
 /// Frames that may wait for the encoder.
 pub const QUEUE: usize = 4;
 
+/// The directory of clips, shared by all sources: they have one quota.
+///
+/// # Errors
+/// If it can't be used.
+pub fn store(config: &Config) -> Result<Arc<ClipStore>, StartError> {
+    let dir = config.clip.dir.to_string_lossy();
+    ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
+        .map_err(|e| StartError::config("clip.dir", &e.to_string()))
+}
+
 /// Starts the encoder and clip threads of one source; results go to the events thread.
+///
+/// # Errors
+/// If there is no encoder or no thread.
 pub fn start(
     config: &Config,
-    source: &Name,
-    realtime: bool,
-    fps: Option<f64>,
+    store: Arc<ClipStore>,
+    pace: &Pace,
     clock: Arc<dyn Clock>,
     results: Sender<ClipResult>,
 ) -> Result<EvidenceLane, StartError> {
-    let dir = config.clip.dir.to_string_lossy();
-    let store = ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
-        .map_err(|e| StartError::config("clip.dir", &e.to_string()))?;
-    let mut options = LaneOptions::new(source.clone(), store);
-    options.realtime = realtime;
+    let mut options = LaneOptions::new(pace.source.clone(), store);
+    options.realtime = pace.realtime;
     options.ring_bytes = usize::try_from(config.clip.ring_bytes).unwrap_or(usize::MAX);
     options.gop_s = config.clip.gop_s;
     options.bitrate = match config.clip.bitrate.value() {
         None => Bitrate::Auto,
         Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
     };
-    options.fps = fps.unwrap_or(options.fps);
+    options.fps = pace.fps.unwrap_or(options.fps);
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {
@@ -49,19 +57,18 @@ pub fn start(
 /// What a trigger asks of the lane.
 pub fn clip_request(
     id: &str,
-    path: &PathInfo,
+    path: &Name,
     trigger: &Trigger,
     trigger_id: &str,
-    wall: Timestamp,
+    wall_ns: i64,
 ) -> ClipRequest {
     ClipRequest {
         id: id.to_owned(),
         trigger_id: trigger_id.to_owned(),
-        path: path.name.clone(),
+        path: path.clone(),
         label: trigger.label.clone(),
         event_ns: trigger.t_ns,
-        // 2262 is far enough.
-        wall_ns: i64::try_from(wall.as_nanosecond()).unwrap_or(i64::MAX),
+        wall_ns,
         start_ns: trigger.t_start_ns,
         end_ns: trigger.t_end_ns,
     }

@@ -1,48 +1,53 @@
-//! The appliance: one source, its extractors, its paths, clips and messages.
+//! The appliance: sources, their extractors and paths, clips and messages.
 //!
 //! ```text
 //! Source ─▶ slot ─┬▶ limiter ─▶ worker ─▶ outcome ─▶ aligner ─▶ rules ─▶ trigger ─▶ outbox ─▶ MQTT
 //!                 └▶ encoder ─▶ packet ring ─────────────────────────────────┴▶ clip ─▶ outbox
 //! ```
 //!
-//! [`Pipeline::run`] is that drawing as code: it makes the parts, starts one thread for each arrow
-//! that needs one, waits, and stops them in the order frames flow: source, workers and fusion,
-//! clips, outbox.
+//! What is a source's own is a [`line`]; [`Pipeline::run`] makes the parts, starts the lines,
+//! watches over them, and stops them in the order frames flow: source, workers and fusion, clips,
+//! outbox.
 
+pub mod app;
 pub mod build;
 pub mod capture;
 pub mod events;
 pub mod evidence;
+pub mod line;
 pub mod out;
+pub mod plan;
+pub mod reload;
 mod sink;
 mod stop;
 pub mod summary;
 pub mod wall;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, unbounded};
-use visualpath_core::{Name, PluginError};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use visualpath_core::{Name, PluginError, StopFlag};
 use visualpath_frames::PoolError;
-use visualpath_media::clip::Finish;
-use visualpath_media::source::{self, SourceError, SourceOptions, StopFlag};
+use visualpath_media::source::SourceError;
 use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem};
 use visualpath_mqtt::{
     Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics,
 };
-use visualpath_platform::{Flow, FlowSpec, Registry};
+use visualpath_platform::Registry;
 
 use crate::broker::{Broker, BrokerStartError};
-use crate::config::Config;
-use capture::{Capture, CaptureStats, Ended};
-use events::{Counts, Events, OnTrigger, PathInfo};
+use crate::config::{Config, SourceConfig};
+use app::{App, OnTrigger};
+use capture::Ended;
+use events::{Counts, Events};
+use line::{LineMaker, LineStats};
 use out::{Out, Print};
+use reload::Request;
 use sink::ToEvents;
 use stop::Stopping;
-use wall::WallClock;
 
 /// Frames that may lie between the capture thread and the path thread.
 const BETWEEN: usize = 2;
@@ -63,6 +68,14 @@ pub enum StartError {
     Plugin {
         /// Which.
         extractor: Name,
+        /// Why.
+        error: PluginError,
+    },
+    /// A fusion plugin.
+    #[error("fusion `{fusion}`: {error}")]
+    Fusion {
+        /// Which.
+        fusion: Name,
         /// Why.
         error: PluginError,
     },
@@ -135,6 +148,8 @@ pub struct Pipeline {
     on_started: Option<Box<dyn FnOnce() + Send>>,
     problems: Vec<Problem>,
     stop: StopFlag,
+    wall_start: Option<jiff::Timestamp>,
+    requests: (Sender<Request>, Receiver<Request>),
 }
 
 impl Pipeline {
@@ -148,6 +163,8 @@ impl Pipeline {
             on_started: None,
             problems: Vec::new(),
             stop: StopFlag::new(),
+            wall_start: None,
+            requests: bounded(1),
         }
     }
 
@@ -158,7 +175,7 @@ impl Pipeline {
         self
     }
 
-    /// Calls `told` with every trigger, once it is in the outbox, on the events thread.
+    /// Calls `told` with every trigger, once it is in the outbox, on a thread of its own.
     #[must_use]
     pub fn on_trigger(mut self, told: OnTrigger) -> Self {
         self.on_trigger = Some(told);
@@ -184,225 +201,267 @@ impl Pipeline {
         self.stop.clone()
     }
 
-    /// Runs until the source ends or the stop flag is set.
+    /// Source time 0 of every source is at this wall time, instead of now: for files whose rules
+    /// ask for the time of day.
+    #[must_use]
+    pub fn starting_at(mut self, time: jiff::Timestamp) -> Self {
+        self.wall_start = Some(time);
+        self
+    }
+
+    /// Changes and stops the pipeline while it runs, from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            stop: self.stop.clone(),
+            requests: self.requests.0.clone(),
+        }
+    }
+
+    /// Runs until every source has ended or the stop flag is set.
+    ///
+    /// # Errors
+    /// What keeps it from starting. What ends a source later is in the [`Report`].
     pub fn run(self) -> Result<Report, StartError> {
-        let Self {
-            config,
-            registry,
-            print,
-            on_trigger,
-            on_started,
-            problems,
-            stop,
-        } = self;
         let started = Instant::now();
         let cpu_before = summary::cpu_seconds();
         let clock = build::clock();
-        let plan = build::plan(&config, &registry)?;
-        make_state_dir(&config)?;
+        let plan = plan::plan(&self.config, &self.registry)?;
+        make_state_dir(&self.config)?;
 
         // The broker first: a subscriber may come while models load.
-        let broker = Broker::start(&config, Arc::clone(&clock))?;
-        let out = Out::new(broker.publisher(), print);
+        let broker = Broker::start(&self.config, Arc::clone(&clock))?;
+        let out = Out::new(broker.publisher(), self.print);
         out.print_json(&broker.ready());
-        let (source_name, settings) = match config.source.iter().next() {
-            Some((name, settings)) => (name.clone(), settings.clone()),
-            None => return Err(StartError::config("source", "no source is configured")),
-        };
-        let options = SourceOptions {
-            realtime: settings.realtime,
-            loop_: settings.repeat,
-            width: settings.width,
-            height: settings.height,
-            fps: settings.fps,
-            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
-        };
-        let failed = |error| StartError::Source {
-            source_name: source_name.clone(),
-            error,
-        };
-        let source = source::open(&options, Arc::clone(&clock)).map_err(failed)?;
-        let info = source.info().clone();
-
-        let realtime = settings.realtime;
-        let wants_clips = plan.paths.iter().any(|p| p.wants_clips);
-        let slots = build::pool_slots(&config, &plan);
-        let views: Vec<_> = plan.extractors.iter().map(|e| e.view).collect();
-        let loaded = build::load(&plan)?;
-        let names: Vec<Name> = loaded.iter().map(|l| l.name.clone()).collect();
-        let paths_info: Vec<PathInfo> = plan
-            .paths
-            .iter()
-            .map(|p| PathInfo {
-                name: p.name.clone(),
-                source: source_name.clone(),
-                models: p
-                    .extractors
-                    .iter()
-                    .flat_map(|i| loaded[*i].models.clone())
-                    .collect(),
-            })
-            .collect();
-        out.info(&info_message(&config, &paths_info));
-        out.health(&health_message(config.device_id(), problems.clone()));
-        let lanes = build::lanes(&config, &plan, loaded, realtime)?;
-        let fps = match (settings.fps, info.nominal_fps) {
-            (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
-            (asked, nominal) => asked.or(nominal),
-        };
-        let paths = build::paths(&config, plan, &lanes, realtime, fps);
-
-        let wall = WallClock::starting_now();
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
         let (clip_results, clips) = unbounded();
-        let evidence = if wants_clips {
-            Some(Arc::new(evidence::start(
-                &config,
-                &source_name,
-                realtime,
-                fps,
-                Arc::clone(&clock),
-                clip_results,
-            )?))
-        } else {
-            None
+        let maker = LineMaker {
+            clock,
+            events: ToEvents::new(to_events),
+            clip_results,
+            walls: Arc::default(),
+            store: OnceLock::new(),
+            wall_start: self.wall_start,
         };
-        let flow = Flow::new(
-            FlowSpec {
-                source: source_name.clone(),
-                realtime,
-                lanes,
-                paths,
-                pending: PENDING,
-                clock: Arc::clone(&clock),
-                stop: stop.clone(),
-                stop_grace_ns: 5_000_000_000,
-            },
-            ToEvents::new(to_events.clone()),
-        )
-        .map_err(|e| StartError::Thread(e.to_string()))?;
-        let flow_stats = flow.stats();
-        let capture_stats = Arc::new(CaptureStats::default());
-        let mut next_pool = 0;
-        let mut make_pool = move |info: &source::SourceInfo| {
-            next_pool += 1;
-            build::pool(info, next_pool, slots, &views)
-        };
-        let pool = make_pool(&info).map_err(|e: PoolError| StartError::Pool {
-            source_name: source_name.clone(),
-            error: Box::new(e),
-        })?;
-        tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
+        let ready = plan
+            .lines
+            .into_iter()
+            .map(|line| maker.prepare(&self.config, line, None))
+            .collect::<Result<Vec<_>, _>>()?;
 
-        out.source_status(&source_name, SourceStatus::Online);
-        for name in &names {
-            out.extractor_status(&source_name, name, ExtractorStatus::Running);
+        let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
+        out.info(&info_message(&self.config, models));
+        out.health(&health_message(
+            self.config.device_id(),
+            self.problems.clone(),
+        ));
+        for ready in &ready {
+            out.source_status(ready.source(), SourceStatus::Online);
+            for name in ready.extractors() {
+                out.extractor_status(ready.source(), name, ExtractorStatus::Running);
+            }
         }
-        let (to_path, captured) = bounded(BETWEEN);
+        let (app, app_thread) = match self.on_trigger {
+            Some(told) => {
+                let (app, thread) = App::start(told, &self.config.device.state_dir)?;
+                (Some(app), Some(thread))
+            }
+            None => (None, None),
+        };
         let counts = Arc::new(Counts::default());
-        let control = ToEvents::new(to_events.clone());
         let events = Events {
             out,
-            paths: paths_info,
-            evidence: evidence.clone(),
-            wall,
-            device: config.device_id().to_owned(),
+            device: self.config.device_id().to_owned(),
             boot_id: wall::boot_id(),
-            problems,
-            on_trigger,
+            problems: self.problems,
+            app,
             open: HashMap::new(),
+            on: HashMap::new(),
             asked: HashMap::new(),
+            walls: Arc::clone(&maker.walls),
             counts: Arc::clone(&counts),
         };
-        let capture = Capture {
-            source,
-            make_pool: Box::new(make_pool),
-            to_path,
-            evidence: evidence.clone(),
-            events: ToEvents::new(to_events),
-            realtime,
-            stop: stop.clone(),
-            stats: Arc::clone(&capture_stats),
-        };
-
         let events = spawn("events", move || events.run(&from_all, &clips))?;
-        let path = spawn(&format!("path-{source_name}"), move || flow.run(&captured))?;
-        let capture = spawn(&format!("cap-{source_name}"), move || capture.run(pool))?;
-        if let Some(told) = on_started {
+        let mut running = Running {
+            config: self.config,
+            registry: self.registry,
+            out: Out::new(broker.publisher(), Print::Nothing),
+            stopping: Stopping::new(self.stop.clone()),
+            stop: self.stop,
+            lines: Vec::new(),
+            gone: Vec::new(),
+            read: HashMap::new(),
+            error: None,
+            maker,
+        };
+        for ready in ready {
+            running.lines.push(ready.go(&running.maker)?);
+        }
+        if let Some(told) = self.on_started {
             told();
         }
-
-        // From here on everything ends by itself, in the order frames flow.
-        let mut stopping = Stopping::new(stop.clone());
-        let ended = stopping.join("cap", capture, |late| {
-            // Frames nobody takes, or events nobody keeps, are no appliance.
-            if path.is_finished() || events.is_finished() {
-                stop.stop();
-            }
-            if late && let Some(evidence) = &evidence {
-                // Capture may be waiting for an encoder that waits for a dead disk.
-                drop(evidence.finish(Finish::Stopped, Duration::ZERO));
-            }
-        });
-        if let Some((_, workers)) = stopping.join("path", path, |_| ()) {
-            stopping.join_all("x-", workers);
-        }
-        // Every trigger has asked for its clip before the clips are told that nothing follows.
-        control.flush(stopping.left());
-        if let Some(evidence) = &evidence {
-            let why = match ended {
-                Some(Ended::End(_) | Ended::Failed(_)) => Finish::SourceEnd,
-                _ => Finish::Stopped,
-            };
-            if let Err(e) = evidence.finish(why, stopping.left()) {
-                stopping.stragglers.push(e.to_string());
-            }
-        }
-        control.end(stopping.left());
+        running.supervise(&events, &self.requests.1);
+        running.stop_lines();
+        let Running {
+            mut stopping,
+            maker,
+            gone,
+            error,
+            stop,
+            ..
+        } = running;
+        maker.events.end(stopping.left());
         // An events thread that ends late ends the process late, but not for ever.
         stop.stop();
         let kept = stopping.join("events", events, |_| ()).is_some();
-        let out = Out::new(
-            broker.publisher(),
-            if kept { print } else { Print::Nothing },
-        );
-        out.source_status(&source_name, SourceStatus::Offline);
-        let undelivered = broker.finish(stopping.left());
-        let Stopping {
-            stragglers,
-            panicked,
-            ..
-        } = stopping;
-        if !stragglers.is_empty() {
-            tracing::error!(?stragglers, "did not stop in time and are left behind");
+        if let Some(thread) = app_thread {
+            stopping.join("app", thread, |_| ());
         }
+        let print = if kept { self.print } else { Print::Nothing };
+        let out = Out::new(broker.publisher(), print);
+        let undelivered = broker.finish(stopping.left());
         let summary = summary::summary(&summary::Parts {
-            capture: &capture_stats,
-            flow: &flow_stats,
+            lines: &gone,
             counts: &counts,
             undelivered,
             wall: started.elapsed(),
             cpu_s: summary::cpu_seconds() - cpu_before,
         });
         out.print(&Line::Summary(summary.clone()));
-        let error = match ended {
-            _ if !panicked.is_empty() => Some(StartError::Thread(format!(
-                "panicked: {}; see the log",
-                panicked.join(", ")
-            ))),
-            Some(Ended::Failed(error)) => Some(StartError::Source { source_name, error }),
-            Some(Ended::NoPool(error)) => Some(StartError::Pool {
-                source_name,
-                error: Box::new(error),
-            }),
-            Some(Ended::End(_) | Ended::Stopped) | None => None,
-        };
-        Ok(Report {
-            summary,
-            error,
-            stragglers,
-        })
+        Ok(report(summary, stopping, error))
+    }
+}
+
+/// Changes and stops a running pipeline.
+#[derive(Clone)]
+pub struct Handle {
+    stop: StopFlag,
+    requests: Sender<Request>,
+}
+
+/// A pipeline whose threads run, as its main thread keeps it.
+struct Running {
+    config: Config,
+    registry: Registry,
+    out: Out,
+    maker: LineMaker,
+    stop: StopFlag,
+    stopping: Stopping,
+    lines: Vec<line::Line>,
+    /// Counters of lines that have ended.
+    gone: Vec<LineStats>,
+    /// Sources that were read to their end.
+    read: HashMap<Name, SourceConfig>,
+    /// What the first source died of.
+    error: Option<StartError>,
+}
+
+/// How often the main thread looks at the others.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Running {
+    /// Until a stop is asked for or every source has ended.
+    fn supervise(&mut self, events: &JoinHandle<()>, requests: &Receiver<Request>) {
+        while !self.stop.is_set() && !self.lines.is_empty() {
+            // Frames nobody takes, or events nobody keeps, are no appliance.
+            if events.is_finished() || self.lines.iter().any(line::Line::is_broken) {
+                self.stop.stop();
+                return;
+            }
+            while let Some(i) = self.lines.iter().position(line::Line::is_over) {
+                let line = self.lines.remove(i);
+                self.finish(vec![line]);
+            }
+            if let Ok(request) = requests.recv_timeout(LOOK) {
+                self.answer(request);
+            }
+        }
+    }
+
+    /// From here on everything ends by itself, in the order frames flow.
+    fn stop_lines(&mut self) {
+        for line in &self.lines {
+            line.stop.stop();
+        }
+        let lines = std::mem::take(&mut self.lines);
+        self.finish(lines);
+    }
+
+    /// Lines that have ended or have been told to: source, path, workers, clips.
+    fn finish(&mut self, mut lines: Vec<line::Line>) {
+        for line in &mut lines {
+            line.join_capture(&mut self.stopping);
+        }
+        for line in &mut lines {
+            line.join_path(&mut self.stopping);
+        }
+        // Every trigger has asked for its clip before the clips are told that nothing follows.
+        if !lines.is_empty() {
+            self.maker.events.flush(self.stopping.left());
+        }
+        for mut line in lines {
+            line.finish_clips(&mut self.stopping);
+            self.out
+                .source_status(&line.shared.source, SourceStatus::Offline);
+            self.gone.push(line.stats.clone());
+            if let Some(Ended::End(_)) = line.ended {
+                let source = line.shared.source.clone();
+                self.read.insert(source, line.settings.clone());
+            }
+            if let Some(error) = failure(&line.shared.source, line.ended.take()) {
+                self.failed(&line.shared.source, error);
+            }
+        }
+        // A source that ended by itself leaves its time to those that go on.
+        if !self.stop.is_set() {
+            self.stopping.forget_deadline();
+        }
+    }
+
+    /// The others go on.
+    fn failed(&mut self, source: &Name, error: StartError) {
+        tracing::error!(%source, error = %error, "source lost");
+        let advice = "see the log; correct [source] and reload, or restart visualpath";
+        let problem = problem("source_lost", source.as_str(), &error.to_string(), advice);
+        self.maker.events.problem(problem);
+        self.error.get_or_insert(error);
+    }
+}
+
+/// What a source died of, if it did not end at its end or by request.
+fn failure(source: &Name, ended: Option<Ended>) -> Option<StartError> {
+    let source_name = source.clone();
+    match ended? {
+        Ended::Failed(error) => Some(StartError::Source { source_name, error }),
+        Ended::NoPool(error) => Some(StartError::Pool {
+            source_name,
+            error: Box::new(error),
+        }),
+        Ended::End(_) | Ended::Stopped => None,
+    }
+}
+
+fn report(summary: Summary, stopping: Stopping, error: Option<StartError>) -> Report {
+    let Stopping {
+        stragglers,
+        panicked,
+        ..
+    } = stopping;
+    if !stragglers.is_empty() {
+        tracing::error!(?stragglers, "did not stop in time and are left behind");
+    }
+    let error = if panicked.is_empty() {
+        error
+    } else {
+        let panicked = panicked.join(", ");
+        Some(StartError::Thread(format!(
+            "panicked: {panicked}; see the log"
+        )))
+    };
+    Report {
+        summary,
+        error,
+        stragglers,
     }
 }
 
@@ -429,10 +488,10 @@ fn spawn<T: Send + 'static>(
         .map_err(|e| StartError::Thread(format!("{name}: {e}")))
 }
 
-fn info_message(config: &Config, paths: &[PathInfo]) -> Info {
+fn info_message(config: &Config, used: Vec<visualpath_core::ModelUse>) -> Info {
     let mut models = Vec::new();
-    for used in paths.iter().flat_map(|p| &p.models) {
-        let model = crate::models::with_licences(config, used);
+    for used in used {
+        let model = crate::models::with_licences(config, &used);
         if !models.contains(&model) {
             models.push(model);
         }

@@ -1,16 +1,19 @@
-//! From the path thread to the events thread.
+//! From one source's path thread to the events thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use visualpath_core::{Aligned, FusionInput, FusionResult, Name, Outcome};
 use visualpath_mqtt::payload::Problem;
-use visualpath_platform::{PathSink, Times};
+use visualpath_platform::{Lateness, PathSink, Times};
 
 use super::events::Event;
+use super::line::LineShared;
 
 /// Hands fusion results on. Sending waits when the events thread is far behind: events are never
 /// dropped.
+#[derive(Clone)]
 pub struct ToEvents {
     events: Sender<Event>,
 }
@@ -45,7 +48,15 @@ impl ToEvents {
         self.send(Event::Problem(Box::new(problem)));
     }
 
-    fn send(&self, event: Event) {
+    /// That problem is over.
+    pub fn solved(&self, code: &str, subject: &str) {
+        self.send(Event::Solved {
+            code: code.to_owned(),
+            subject: subject.to_owned(),
+        });
+    }
+
+    pub(super) fn send(&self, event: Event) {
         // The events thread outlives the others unless it panicked, which stops the run.
         if self.events.send(event).is_err() {
             tracing::error!("the events thread is gone; an event is lost");
@@ -53,8 +64,16 @@ impl ToEvents {
     }
 }
 
-impl PathSink for ToEvents {
-    fn fused(&mut self, path: usize, input: FusionInput<'_>, result: FusionResult, times: Times) {
+/// What one source's path thread says.
+pub struct LineSink {
+    /// Where to.
+    pub events: ToEvents,
+    /// Whose.
+    pub line: Arc<LineShared>,
+}
+
+impl PathSink for LineSink {
+    fn fused(&mut self, path: &Name, input: FusionInput<'_>, result: FusionResult, times: Times) {
         if result.triggers.is_empty() && result.states.is_empty() {
             return;
         }
@@ -63,22 +82,38 @@ impl PathSink for ToEvents {
             FusionInput::Gap { .. } | FusionInput::End { .. } => 0,
         };
         for trigger in result.triggers {
-            self.send(Event::Fired {
-                path,
+            self.events.send(Event::Fired {
+                line: Arc::clone(&self.line),
+                path: path.clone(),
                 trigger: Box::new(trigger),
                 times,
                 extract_ns,
             });
         }
         for (label, on) in result.states {
-            self.send(Event::State { path, label, on });
+            self.events.send(Event::State {
+                source: self.line.source.clone(),
+                path: path.clone(),
+                label,
+                on,
+            });
         }
     }
 
     fn held(&mut self, extractor: &Name, why: &str) {
-        self.send(Event::Held {
+        self.events.send(Event::Held {
+            source: self.line.source.clone(),
             extractor: extractor.clone(),
             why: why.to_owned(),
+        });
+    }
+
+    fn late(&mut self, extractor: &Name, lateness: Option<Lateness>) {
+        self.events.send(Event::Late {
+            source: self.line.source.clone(),
+            extractor: extractor.clone(),
+            paths: self.line.paths_with(extractor),
+            lateness,
         });
     }
 }

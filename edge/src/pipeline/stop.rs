@@ -41,6 +41,11 @@ impl Stopping {
         deadline.saturating_duration_since(Instant::now()).max(EACH)
     }
 
+    /// What has ended so far ended by itself; the next stop has its whole time.
+    pub fn forget_deadline(&mut self) {
+        self.deadline = None;
+    }
+
     /// Waits for a stage. `look` is called again and again meanwhile, with whether the stop has
     /// been asked for and more than [`EACH`] has passed since.
     pub fn join<T>(

@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use visualpath_core::DropReason;
 use visualpath_mqtt::Summary;
-use visualpath_mqtt::payload::ClipCounts;
-use visualpath_platform::{FlowStats, LaneStats};
+use visualpath_mqtt::payload::{ClipCounts, SourceSummary};
+use visualpath_platform::Skip;
 
-use super::capture::CaptureStats;
 use super::events::Counts;
+use super::line::LineStats;
 
 /// Where the numbers come from.
 pub struct Parts<'a> {
-    /// The source's counters.
-    pub capture: &'a CaptureStats,
-    /// The path thread's counters.
-    pub flow: &'a FlowStats,
+    /// The sources' counters, also of those that have gone.
+    pub lines: &'a [LineStats],
     /// The events thread's counters.
     pub counts: &'a Counts,
     /// Events the broker did not acknowledge.
@@ -28,43 +26,48 @@ pub struct Parts<'a> {
     pub cpu_s: f64,
 }
 
+type ByName = BTreeMap<String, u64>;
+
+fn add(map: &mut ByName, key: &str, n: u64) {
+    if n > 0 {
+        *map.entry(key.to_owned()).or_insert(0) += n;
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
 /// Adds the numbers up.
 pub fn summary(parts: &Parts<'_>) -> Summary {
-    let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
-    let mut dropped = BTreeMap::new();
-    let mut drop = |reason: &str, n: u64| {
-        if n > 0 {
-            *dropped.entry(reason.to_owned()).or_insert(0) += n;
+    let mut sources: BTreeMap<String, SourceSummary> = BTreeMap::new();
+    let (mut failed, mut timed_out, mut late) = (ByName::new(), ByName::new(), ByName::new());
+    let mut evidence_lost = 0;
+    for line in parts.lines {
+        source(line, sources.entry(line.source.to_string()).or_default());
+        for (name, lane) in line.flow.lanes() {
+            add(&mut failed, name.as_str(), read(&lane.failed));
+            add(&mut timed_out, name.as_str(), read(&lane.timed_out));
+            add(&mut late, name.as_str(), read(&lane.late));
         }
-    };
-    drop("pool_exhausted", read(&parts.capture.pool_exhausted));
-    drop("undecodable", read(&parts.capture.undecodable));
-    drop("path_busy", read(&parts.capture.path_busy));
-    for (_, lane) in &parts.flow.lanes {
-        for reason in [
-            DropReason::QueueFull,
-            DropReason::WorkerHeld,
-            DropReason::Stopping,
-            DropReason::Dependency,
-        ] {
-            drop(reason.as_str(), read(lane.dropped(reason)));
+        evidence_lost += read(&line.capture.encoder_busy) + read(&line.capture.no_evidence);
+    }
+    let (mut dropped, mut observations) = (ByName::new(), ByName::new());
+    for source in sources.values() {
+        for (reason, n) in &source.dropped {
+            add(&mut dropped, reason, *n);
+        }
+        for (name, n) in &source.observations {
+            *observations.entry(name.clone()).or_insert(0) += n;
         }
     }
-    let frames = read(&parts.capture.frames);
+    let frames = sources.values().map(|s| s.frames).sum();
     let wall_s = parts.wall.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let fps = if wall_s > 0.0 {
         frames as f64 / wall_s
     } else {
         0.0
-    };
-    let of = |count: fn(&LaneStats) -> u64| -> BTreeMap<String, u64> {
-        let all = parts
-            .flow
-            .lanes
-            .iter()
-            .map(|(name, lane)| (name.to_string(), count(lane)));
-        all.filter(|(_, n)| *n > 0).collect()
     };
     Summary {
         frames,
@@ -75,19 +78,52 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
             ready: read(&parts.counts.ready),
             failed: read(&parts.counts.failed),
         },
-        observations: parts
-            .flow
-            .lanes
-            .iter()
-            .map(|(name, lane)| (name.to_string(), read(&lane.observed)))
-            .collect(),
-        failed: of(|l| l.failed.load(Ordering::Relaxed)),
-        timed_out: of(|l| l.timed_out.load(Ordering::Relaxed)),
-        late: of(|l| l.late.load(Ordering::Relaxed)),
-        evidence_lost: read(&parts.capture.encoder_busy) + read(&parts.capture.no_evidence),
+        observations,
+        sources,
+        failed,
+        timed_out,
+        late,
+        evidence_lost,
         wall_s,
         cpu_s: parts.cpu_s,
         events_undelivered: parts.undelivered + read(&parts.counts.refused),
+    }
+}
+
+/// Adds one line's numbers to those of its source (a source that was restarted had several lines).
+fn source(line: &LineStats, sum: &mut SourceSummary) {
+    let capture = &line.capture;
+    sum.frames += read(&capture.frames);
+    for (reason, n) in [
+        ("pool_exhausted", &capture.pool_exhausted),
+        ("undecodable", &capture.undecodable),
+        ("path_busy", &capture.path_busy),
+    ] {
+        add(&mut sum.dropped, reason, read(n));
+    }
+    for (name, lane) in line.flow.lanes() {
+        for reason in [
+            DropReason::QueueFull,
+            DropReason::WorkerHeld,
+            DropReason::Stopping,
+            DropReason::Dependency,
+        ] {
+            add(
+                &mut sum.dropped,
+                reason.as_str(),
+                read(lane.dropped(reason)),
+            );
+        }
+        *sum.observations.entry(name.to_string()).or_insert(0) += read(&lane.observed);
+        *sum.busy_ms.entry(name.to_string()).or_insert(0) += read(&lane.busy_ns) / 1_000_000;
+        let skipped = sum.skipped.entry(name.to_string()).or_default();
+        for (why, n) in [
+            (Skip::Rate, &lane.skipped),
+            (Skip::Gate, &lane.skipped_gate),
+            (Skip::Dependency, &lane.skipped_dependency),
+        ] {
+            add(skipped, why.as_str(), read(n));
+        }
     }
 }
 

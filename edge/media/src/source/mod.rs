@@ -58,6 +58,20 @@ pub struct SourceOptions {
     /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
     /// extractors, and a decoder with several threads holds back as many pictures.
     pub decode_threads: u32,
+    /// Where its numbers and times begin.
+    pub start: Start,
+}
+
+/// What the first frame of a source is called. All zero unless it goes on where an earlier source
+/// of the same name was: `frame_id` and source time never go back while the appliance runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start {
+    /// Its `frame_id`.
+    pub frame_id: u64,
+    /// Its source time.
+    pub t_ns: i64,
+    /// Its epoch.
+    pub epoch: u32,
 }
 
 impl SourceOptions {
@@ -72,6 +86,7 @@ impl SourceOptions {
             height: None,
             fps: None,
             decode_threads: 1,
+            start: Start::default(),
         }
     }
 }

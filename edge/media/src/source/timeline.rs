@@ -6,7 +6,7 @@
 
 use visualpath_core::{Clock, NS_PER_MS};
 
-use super::StopFlag;
+use super::{Start, StopFlag};
 
 /// Gives every picture its `frame_id` and `t_ns`.
 #[derive(Debug)]
@@ -33,6 +33,13 @@ impl Timeline {
             last_ns: None,
             disordered: 0,
         }
+    }
+
+    /// Goes on where another timeline was.
+    pub(super) fn starting(mut self, start: Start) -> Self {
+        self.next_id = start.frame_id;
+        self.base_ns = start.t_ns;
+        self
     }
 
     /// Number and source time of the next picture. Without a time stamp it comes one nominal

@@ -20,6 +20,7 @@ fn observed(frame_id: u64, t_ns: i64) -> Outcome {
 
 fn path(extractors: &[usize], window_ns: Option<i64>, stale_ns: i64) -> PathSpec {
     PathSpec {
+        name: name("entrance"),
         source: name("cam0"),
         extractors: extractors
             .iter()
@@ -35,6 +36,7 @@ enum Saw {
     Frame(u64, Vec<(Option<&'static str>, Option<u64>)>),
     Gap,
     End,
+    Replaced,
 }
 
 fn saw(input: FusionInput<'_>) -> Saw {
@@ -61,12 +63,15 @@ fn saw(input: FusionInput<'_>) -> Saw {
 
 fn settle(aligner: &mut Aligner, now_ns: i64) -> Vec<(usize, Saw)> {
     let mut out = vec![];
-    aligner.settle(now_ns, |p, input, _| out.push((p, saw(input))));
+    aligner.settle(now_ns, |p, settled| match settled {
+        Settled::Input(input, _) => out.push((p, saw(input))),
+        Settled::Replaced { .. } => out.push((p, Saw::Replaced)),
+    });
     out
 }
 
 fn frame(aligner: &mut Aligner, id: u64, now_ns: i64, admitted: &[usize]) {
-    aligner.frame(id, id as i64 * 100, now_ns);
+    aligner.frame(id, id as i64 * 100, 0, now_ns);
     for e in admitted {
         aligner.admitted(id, *e);
     }
@@ -154,6 +159,39 @@ fn a_full_table_settles_the_oldest_frame_and_counts_it() {
     }
     assert_eq!(settle(&mut a, 0), [(0, Saw::Frame(1, vec![(None, None)]))]);
     assert_eq!(a.stats().overflow, 1);
+}
+
+#[test]
+fn a_successor_begins_with_the_next_frame_and_keeps_what_is_held() {
+    let mut a = Aligner::new(2, 8, vec![path(&[0], None, i64::MAX)]);
+    frame(&mut a, 1, 0, &[0]);
+    a.outcome(1, 0, observed(1, 100));
+    frame(&mut a, 2, 0, &[0]);
+    a.set_path(0, Some(path(&[0, 1], None, i64::MAX)));
+    a.set_path(1, Some(path(&[1], None, i64::MAX)));
+    frame(&mut a, 3, 0, &[1]);
+    a.outcome(3, 1, observed(3, 300));
+    let seen = |e: Option<&'static str>, held| (e, held);
+    let first = Saw::Frame(1, vec![seen(Some("observed"), Some(1))]);
+    let other = Saw::Frame(3, vec![seen(Some("observed"), Some(3))]);
+    assert_eq!(
+        settle(&mut a, 0),
+        [(0, first), (1, Saw::Replaced), (1, other)],
+        "frame 2 is still the old path's"
+    );
+    a.outcome(2, 0, observed(2, 200));
+    let second = Saw::Frame(2, vec![seen(Some("observed"), Some(2))]);
+    let both = vec![seen(None, Some(2)), seen(Some("observed"), Some(3))];
+    assert_eq!(
+        settle(&mut a, 0),
+        [(0, second), (0, Saw::Replaced), (0, Saw::Frame(3, both))]
+    );
+    a.set_path(0, None);
+    a.set_path(1, None);
+    assert_eq!(settle(&mut a, 0), [(0, Saw::Replaced), (1, Saw::Replaced)]);
+    frame(&mut a, 4, 0, &[0]);
+    assert_eq!(settle(&mut a, 0), []);
+    assert!(a.is_empty(), "nobody waits for it");
 }
 
 proptest! {

@@ -15,6 +15,7 @@ mod check;
 mod config;
 mod counters;
 mod expression;
+mod gate;
 mod signals;
 mod state;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use visualpath_core::ExtractorSignals;
 pub use config::{MAX_RULES, RuleConfig, RuleError, RulesConfig};
 pub use counters::{RuleCounters, RuleCounts};
 pub use expression::MAX_EXPRESSION_BYTES;
+pub use gate::Gate;
 
 use expression::{Expression, Wanted};
 use signals::{HeldMap, HeldMaps};

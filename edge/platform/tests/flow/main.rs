@@ -17,9 +17,11 @@ use visualpath_core::{
 };
 use visualpath_frames::{Frame, FramePool, PoolSpec, ViewError, ViewMaker};
 use visualpath_platform::{
-    Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, FlowStats, Isolation, LaneSpec, Merger,
-    PathSink, PathSpec, Runner, Times,
+    Captured, DropPolicy, Flow, FlowChange, FlowLimiter, FlowPath, FlowSpec, FlowStats, Isolation,
+    LaneSpec, Merger, PathSink, PathSpec, Runner, Times,
 };
+
+mod spine;
 
 type Look = Box<dyn FnMut(&FrameView<'_>) -> Result<Vec<Observation>, ExtractError> + Send>;
 
@@ -84,7 +86,7 @@ impl Fusion for Noting {
 struct Held(Vec<String>);
 
 impl PathSink for Held {
-    fn fused(&mut self, _: usize, _: FusionInput<'_>, _: FusionResult, _: Times) {}
+    fn fused(&mut self, _: &Name, _: FusionInput<'_>, _: FusionResult, _: Times) {}
     fn held(&mut self, extractor: &Name, why: &str) {
         self.0.push(format!("{extractor}: {why}"));
     }
@@ -153,6 +155,9 @@ fn lane(n: &str, opts: LaneOpts) -> LaneSpec {
         runner,
         isolation: opts.isolation,
         limiter: FlowLimiter::new(opts.rate, opts.policy, 1),
+        depends: vec![],
+        gate: None,
+        stale_ns: i64::MAX,
         timeout_ns: 1_000,
         hang_ns: 1_000_000,
     }
@@ -166,6 +171,7 @@ struct Started {
     stats: Arc<FlowStats>,
     noted: Arc<Mutex<Vec<String>>>,
     stop: StopFlag,
+    changes: Sender<FlowChange>,
 }
 
 fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started {
@@ -177,13 +183,17 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
         .map(|(i, l)| (i, l.runner.name().clone(), i64::MAX))
         .collect();
     let path = PathSpec {
+        name: name("entrance"),
         source: name("cam0"),
         extractors,
         window_ns: realtime.then_some(5_000),
     };
     let fusion: Box<dyn Fusion> = Box::new(Noting(Arc::clone(&noted)));
+    let (changes, changed) = bounded(4);
     let spec = FlowSpec {
         source: name("cam0"),
+        unix_ns: Arc::new(|t_ns| t_ns),
+        changes: changed,
         realtime,
         lanes,
         paths: vec![(path, fusion)],
@@ -202,6 +212,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
         stats,
         noted,
         stop,
+        changes,
     }
 }
 
@@ -211,14 +222,15 @@ fn finish(s: Started) -> (Vec<String>, Arc<FlowStats>, Vec<String>) {
     for (_, t) in threads {
         t.join().unwrap();
     }
-    for (name, lane) in &s.stats.lanes {
+    for (name, lane) in s.stats.lanes() {
         let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::SeqCst);
         let outcomes = get(&lane.observed)
             + get(&lane.failed)
             + get(&lane.timed_out)
             + get(&lane.dropped_queue_full)
             + get(&lane.dropped_held)
-            + get(&lane.dropped_stopping);
+            + get(&lane.dropped_stopping)
+            + get(&lane.dropped_dependency);
         assert_eq!(
             get(&lane.admitted),
             outcomes,
@@ -278,13 +290,13 @@ fn on_a_file_inline_and_thread_give_the_same_and_lose_nothing() {
     assert_eq!(inline.len(), 202, "200 frames, a gap, the end");
     assert_eq!(inline[101], "gap 10000-10100");
     assert_eq!(inline[201], "end 19900");
-    assert_eq!(stats.lanes[0].1.observed.load(Ordering::SeqCst), 200);
+    assert_eq!(stats.lanes()[0].1.observed.load(Ordering::SeqCst), 200);
     assert_eq!(
-        stats.lanes[1].1.observed.load(Ordering::SeqCst),
+        stats.lanes()[1].1.observed.load(Ordering::SeqCst),
         67,
         "every third frame"
     );
-    assert_eq!(stats.lanes[1].1.skipped.load(Ordering::SeqCst), 133);
+    assert_eq!(stats.lanes()[1].1.skipped.load(Ordering::SeqCst), 133);
 }
 
 fn faulty() -> Look {
@@ -309,8 +321,8 @@ fn an_extractor_that_errors_stops_nobody() {
             ],
             50,
         );
-        assert_eq!(stats.lanes[0].1.failed.load(Ordering::SeqCst), 10);
-        assert_eq!(stats.lanes[1].1.observed.load(Ordering::SeqCst), 50);
+        assert_eq!(stats.lanes()[0].1.failed.load(Ordering::SeqCst), 10);
+        assert_eq!(stats.lanes()[1].1.observed.load(Ordering::SeqCst), 50);
         assert_eq!(
             noted[3],
             "3 bad=failed(no luck)/Some(2) good=Some(1.0)/Some(3)"
@@ -335,7 +347,7 @@ fn a_panicking_extractor_is_made_again_then_held_and_the_others_go_on() {
             lane("good", opts(honest, isolation)),
         ];
         let (noted, stats, held) = run_file(lanes, 200);
-        let bad = &stats.lanes[0].1;
+        let bad = Arc::clone(&stats.lanes()[0].1);
         assert_eq!(
             bad.failed.load(Ordering::SeqCst),
             5,
@@ -351,7 +363,7 @@ fn a_panicking_extractor_is_made_again_then_held_and_the_others_go_on() {
             112,
             "on Hold after the fifth"
         );
-        assert_eq!(stats.lanes[1].1.observed.load(Ordering::SeqCst), 200);
+        assert_eq!(stats.lanes()[1].1.observed.load(Ordering::SeqCst), 200);
         assert!(
             noted[7].contains("bad=failed(panicked: seven)"),
             "{}",
@@ -402,8 +414,8 @@ fn live_a_slow_extractor_times_out_loses_old_frames_and_delays_nobody() {
         lane("fast", live(honest, Isolation::Inline)),
     ];
     let s = start(lanes, true, Arc::clone(&clock) as Arc<dyn Clock>);
-    let slow = &s.stats.lanes[0].1;
-    let fast = &s.stats.lanes[1].1;
+    let slow = Arc::clone(&s.stats.lanes()[0].1);
+    let fast = Arc::clone(&s.stats.lanes()[1].1);
     for id in 0..4 {
         s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
     }
@@ -466,6 +478,9 @@ fn hanging(open: Receiver<()>) -> LaneSpec {
         runner,
         isolation: Isolation::Thread,
         limiter: FlowLimiter::new(None, DropPolicy::None, 1),
+        depends: vec![],
+        gate: None,
+        stale_ns: i64::MAX,
         timeout_ns: 1_000,
         hang_ns: 300_000_000,
     }
@@ -486,12 +501,12 @@ fn on_a_file_a_hung_extractor_is_held_and_the_rest_is_worked_off() {
     s.captured.send(Captured::End).unwrap();
     let good = Arc::clone(&s.stats);
     until("the others go on", || {
-        good.lanes[1].1.observed.load(Ordering::SeqCst) == 6
+        good.lanes()[1].1.observed.load(Ordering::SeqCst) == 6
     });
     drop(open); // lets its thread end
     let (noted, stats, held) = finish(s);
     assert_eq!(held, ["hung: silent past hang_ms"]);
-    let hung = &stats.lanes[0].1;
+    let hung = Arc::clone(&stats.lanes()[0].1);
     assert_eq!(hung.timed_out.load(Ordering::SeqCst), 1, "the frame it had");
     assert_eq!(hung.dropped_held.load(Ordering::SeqCst), 5, "the others");
     assert_eq!(noted.len(), 7, "{noted:?}");
@@ -514,7 +529,7 @@ fn a_stop_does_not_wait_for_a_hung_extractor_beyond_its_grace() {
         s.captured.send(Captured::End).unwrap();
         s.stop.stop();
         let stats = Arc::clone(&s.stats);
-        let lane = &stats.lanes[0].1;
+        let lane = Arc::clone(&stats.lanes()[0].1);
         until("what waits is given up", || {
             lane.dropped_stopping.load(Ordering::SeqCst) >= 1
         });

@@ -1,0 +1,887 @@
+//! The path thread of one source: frames in, fusion results out.
+//!
+//! ```text
+//! captured ─▶ gate, rate, limiter per extractor ─▶ worker ─▶ outcome ─▶ aligner ─▶ fusion per path ─▶ PathSink
+//!                   ▲                                          │
+//!                   └──── dependents wait for the outcome ─────┘
+//! ```
+//!
+//! Everything that decides anything about a source happens on this one thread, in this file; the
+//! workers only answer. With `realtime = false` no decision reads the clock: a frame is taken only
+//! when every extractor has room for it, and settles only when all have answered.
+//!
+//! An extractor is a *lane*, known by its index. What every lane says of a frame is *resolved*
+//! exactly once, as skipped, observed or lost; that is what dependents wait for.
+
+mod lane;
+mod late;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use visualpath_core::{
+    Clock, DropReason, Fusion, FusionInput, FusionResult, NS_PER_S, Name, Outcome, StopFlag,
+};
+use visualpath_frames::Frame;
+
+use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
+use crate::depends::{Deps, Resolved, Verdict};
+use crate::limiter::{Admitted, DropPolicy};
+use crate::worker::{Isolation, Job, Reply, SpawnError, ThreadWorker, Ticket};
+
+use lane::{InFlight, Lane, LaneRest, Worker};
+pub use lane::{LaneGate, LaneSpec, LaneStats, Skip};
+use late::Answer;
+pub use late::Lateness;
+
+/// What the capture thread sends.
+pub enum Captured {
+    /// A frame.
+    Frame(Frame),
+    /// Pictures were lost between these source times.
+    Gap {
+        /// Time of the last frame before.
+        from_ns: i64,
+        /// Time of the first frame after.
+        to_ns: i64,
+    },
+    /// A looping file starts again; source time goes on.
+    Wrapped,
+    /// Nothing follows.
+    End,
+}
+
+/// When a frame passed the path thread, on the monotonic clock; all 0 for sources that are not
+/// realtime, and `dequeued_ns` is 0 for gaps and the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// Taken over from capture.
+    pub dequeued_ns: i64,
+    /// Settled: handed to the fusion.
+    pub settled_ns: i64,
+    /// The fusion has answered.
+    pub fused_ns: i64,
+}
+
+/// Receives what the fusions say, on the path thread: hand it on, don't work.
+pub trait PathSink: Send {
+    /// One fusion's answer to one input.
+    fn fused(&mut self, path: &Name, input: FusionInput<'_>, result: FusionResult, times: Times);
+
+    /// An extractor went on Hold.
+    fn held(&mut self, extractor: &Name, why: &str);
+
+    /// An extractor's observations have been coming too late for ten seconds (or do so no more).
+    fn late(&mut self, _extractor: &Name, _lateness: Option<Lateness>) {}
+}
+
+/// A fusion and what it wants.
+pub type FlowPath = (PathSpec, Box<dyn Fusion>);
+
+/// Everything one path thread is made of.
+pub struct FlowSpec {
+    /// The source's name.
+    pub source: Name,
+    /// Whether frames come at their own pace.
+    pub realtime: bool,
+    /// Its extractors; path specs and `depends` refer to them by index.
+    pub lanes: Vec<LaneSpec>,
+    /// Its paths.
+    pub paths: Vec<FlowPath>,
+    /// Frames that may wait in the aligner.
+    pub pending: usize,
+    /// Monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// Wall time of a source time, nanoseconds since 1970 UTC.
+    pub unix_ns: Arc<dyn Fn(i64) -> i64 + Send + Sync>,
+    /// Changes while it runs, applied between two frames.
+    pub changes: Receiver<FlowChange>,
+    /// Set to stop: frames that wait are dropped instead of worked off.
+    pub stop: StopFlag,
+    /// How long in-flight frames are waited for when stopping.
+    pub stop_grace_ns: i64,
+}
+
+/// Another set of lanes and paths, from the next frame on. What it does not name goes on.
+#[derive(Default)]
+pub struct FlowChange {
+    /// Lanes put in place of these indices, or taken away. Whoever depends on a lane that goes
+    /// must go in the same change.
+    pub lanes: Vec<(usize, Option<LaneSpec>)>,
+    /// Paths put in place of these indices, or taken away.
+    pub paths: Vec<(usize, Option<FlowPath>)>,
+}
+
+/// Counters of one source's flow, shared with whoever reports them.
+#[derive(Debug, Default)]
+pub struct FlowStats {
+    /// Frames taken over from capture.
+    pub frames: AtomicU64,
+    /// Fusions that panicked (and were reset).
+    pub fusion_panics: AtomicU64,
+    /// Frames settled early because too many were pending.
+    pub overflow: AtomicU64,
+    lanes: RwLock<Vec<(Name, Arc<LaneStats>)>>,
+}
+
+impl FlowStats {
+    /// Per extractor, in lane order; those that were taken away too.
+    pub fn lanes(&self) -> Vec<(Name, Arc<LaneStats>)> {
+        // Nothing panics while it is held.
+        self.lanes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn add(&self, name: &Name, stats: &Arc<LaneStats>) {
+        self.lanes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((name.clone(), Arc::clone(stats)));
+    }
+}
+
+/// Why a flow could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowError {
+    /// A worker thread.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// More extractors than one source can have.
+    #[error("{0} extractors on one source, at most {MAX_EXTRACTORS}: spread them over several")]
+    TooMany(usize),
+}
+
+/// One source's limiters, workers, aligner and fusions.
+pub struct Flow<S> {
+    realtime: bool,
+    lanes: Vec<Lane>,
+    aligner: Aligner,
+    fusions: Vec<Fused>,
+    sink: S,
+    clock: Arc<dyn Clock>,
+    unix_ns: Arc<dyn Fn(i64) -> i64 + Send + Sync>,
+    /// Lanes that wait for nobody, those with a thread first: they can work while an inline one
+    /// does.
+    roots: Vec<usize>,
+    /// Lanes that wait for others.
+    waiting: Vec<usize>,
+    stop: StopFlag,
+    stop_grace_ns: i64,
+    /// Given to every new worker; this also keeps the channel open.
+    reply_to: Sender<(Ticket, Reply)>,
+    replies: Receiver<(Ticket, Reply)>,
+    changes: Receiver<FlowChange>,
+    stats: Arc<FlowStats>,
+    /// Frames that went to make room, before they get their outcome.
+    dropped: Vec<Job>,
+    serial: u64,
+    dequeued_ns: i64,
+    ended: bool,
+    /// Set once stopping.
+    stop_deadline_ns: Option<i64>,
+    /// Idle waiting without a clock (not realtime), for `hang_ms`.
+    idle_ns: i64,
+    /// Threads of lanes that were taken away.
+    retired: Vec<(Name, JoinHandle<()>)>,
+}
+
+/// How long the thread sleeps at most when nothing happens.
+const TICK: Duration = Duration::from_millis(250);
+/// A gap longer than this voids what extractors remember.
+const LONG_GAP_NS: i64 = 5 * NS_PER_S;
+
+impl<S: PathSink> Flow<S> {
+    /// Starts the worker threads.
+    pub fn new(spec: FlowSpec, sink: S) -> Result<Self, FlowError> {
+        if spec.lanes.len() > MAX_EXTRACTORS {
+            return Err(FlowError::TooMany(spec.lanes.len()));
+        }
+        // One answer per worker can be under way, and one of a worker that was replaced meanwhile.
+        let (reply_to, replies) = bounded(MAX_EXTRACTORS * 2);
+        let (paths, fusions): (Vec<_>, Vec<_>) = spec
+            .paths
+            .into_iter()
+            .map(|(path, fusion)| (path.clone(), Fused::new(path.name, fusion)))
+            .unzip();
+        let mut flow = Self {
+            realtime: spec.realtime,
+            aligner: Aligner::new(spec.lanes.len(), spec.pending, paths),
+            lanes: Vec::with_capacity(spec.lanes.len()),
+            fusions,
+            sink,
+            clock: spec.clock,
+            unix_ns: spec.unix_ns,
+            roots: Vec::new(),
+            waiting: Vec::new(),
+            stop: spec.stop,
+            stop_grace_ns: spec.stop_grace_ns,
+            reply_to,
+            replies,
+            changes: spec.changes,
+            stats: Arc::new(FlowStats::default()),
+            dropped: Vec::with_capacity(MAX_EXTRACTORS),
+            serial: 0,
+            dequeued_ns: 0,
+            ended: false,
+            stop_deadline_ns: None,
+            idle_ns: 0,
+            retired: Vec::new(),
+        };
+        for lane in spec.lanes {
+            let lane = flow.lane(flow.lanes.len(), lane)?;
+            flow.lanes.push(lane);
+        }
+        flow.sort_lanes();
+        Ok(flow)
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Arc<FlowStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Works until the end came and every frame has settled. Gives back the sink and the worker
+    /// threads, to be joined with a deadline: one that hangs does not keep the path waiting.
+    pub fn run(mut self, captured: &Receiver<Captured>) -> (S, Vec<(Name, JoinHandle<()>)>) {
+        let nothing = never();
+        loop {
+            let now_ns = self.now_ns();
+            self.look_for_stop();
+            self.expire(now_ns);
+            self.settle(now_ns);
+            if self.ended && self.aligner.is_empty() && self.lanes.iter().all(Lane::idle) {
+                break;
+            }
+            let source = if self.can_take() { captured } else { &nothing };
+            let (replies, changes) = (&self.replies, &self.changes);
+            select! {
+                recv(replies) -> reply => {
+                    // Never closed: this flow holds a sender itself.
+                    if let Ok((ticket, reply)) = reply {
+                        self.idle_ns = 0;
+                        if self.lanes[ticket.lane].serial == ticket.serial {
+                            self.answered(ticket.lane, reply);
+                        }
+                    }
+                }
+                recv(changes) -> change => match change {
+                    Ok(change) => self.change(change),
+                    // Nobody is left who could change anything.
+                    Err(_) => self.changes = never(),
+                },
+                recv(source) -> item => {
+                    self.idle_ns = 0;
+                    // A capture thread that died without a word is an end too.
+                    self.take(item.unwrap_or(Captured::End));
+                }
+                default(self.patience(now_ns)) => self.idle(),
+            }
+        }
+        let mut threads = self.retired;
+        threads.extend(self.lanes.into_iter().filter_map(|lane| match lane.worker {
+            Worker::Inline(_) | Worker::Gone => None,
+            Worker::Thread(t) => t.close().map(|h| (lane.name, h)),
+        }));
+        (self.sink, threads)
+    }
+
+    /// Whether the next frame may be taken over. Live sources never wait.
+    fn can_take(&self) -> bool {
+        // Frames that a dependent has not decided on yet may still need its places.
+        let must_wait = |l: &Lane| {
+            !l.held
+                && !l.is_gone()
+                && l.limiter.policy() == DropPolicy::None
+                && l.limiter.room() <= l.waiting.len()
+        };
+        if self.ended || self.stop_deadline_ns.is_some() {
+            // While stopping the inbox is only emptied, down to its end.
+            return !self.ended;
+        }
+        !self.lanes.iter().any(must_wait) && (self.realtime || self.aligner.has_room())
+    }
+
+    fn take(&mut self, item: Captured) {
+        match item {
+            // Never offered: a frame that comes while stopping leaves no outcome.
+            Captured::Frame(_) if self.stop_deadline_ns.is_some() => {}
+            Captured::Frame(frame) => self.offer(&frame),
+            Captured::Gap { from_ns, to_ns } => {
+                self.aligner.gap(from_ns, to_ns);
+                if to_ns.saturating_sub(from_ns) > LONG_GAP_NS {
+                    self.reset_extractors();
+                }
+            }
+            Captured::Wrapped => self.reset_extractors(),
+            Captured::End => {
+                self.ended = true;
+                self.aligner.end();
+            }
+        }
+    }
+
+    /// Before their next frame, extractors forget what they remember.
+    fn reset_extractors(&mut self) {
+        for lane in &mut self.lanes {
+            lane.reset = true;
+        }
+    }
+
+    fn look_for_stop(&mut self) {
+        if self.stop_deadline_ns.is_none() && self.stop.is_set() {
+            self.stop_deadline_ns = Some(self.clock.now_ns().saturating_add(self.stop_grace_ns));
+            for i in 0..self.lanes.len() {
+                self.give_up_waiting(i, DropReason::Stopping);
+            }
+        }
+    }
+
+    fn offer(&mut self, frame: &Frame) {
+        let meta = *frame.meta();
+        self.stats.frames.fetch_add(1, Ordering::Relaxed);
+        self.dequeued_ns = self.now_ns();
+        let unix_ns = (self.unix_ns)(meta.t_ns);
+        self.aligner
+            .frame(meta.frame_id, meta.t_ns, unix_ns, self.dequeued_ns);
+        for k in 0..self.waiting.len() {
+            let i = self.waiting[k];
+            let lane = &mut self.lanes[i];
+            let holder = lane.holder(frame);
+            lane.waiting
+                .push(meta.frame_id, meta.t_ns, frame.lease(holder));
+            self.aligner.undecided(meta.frame_id, i);
+        }
+        for k in 0..self.roots.len() {
+            self.decide(self.roots[k], frame, Deps::new());
+        }
+        self.aligner.offered(meta.frame_id);
+    }
+
+    /// Offers a frame to a lane everybody before which has been asked.
+    fn decide(&mut self, i: usize, frame: &Frame, deps: Deps) {
+        let meta = *frame.meta();
+        if !self.gate_open(i, meta.t_ns) {
+            return self.skip(i, meta.frame_id, Skip::Gate);
+        }
+        if !self.lanes[i].limiter.wants(meta.t_ns) {
+            return self.skip(i, meta.frame_id, Skip::Rate);
+        }
+        let lane = &mut self.lanes[i];
+        lane.stats.admitted.fetch_add(1, Ordering::Relaxed);
+        self.aligner.admitted(meta.frame_id, i);
+        let stopping = self.stop_deadline_ns.is_some();
+        let refused = match lane.held {
+            true => Some(DropReason::WorkerHeld),
+            false => stopping.then_some(DropReason::Stopping),
+        };
+        if let Some(reason) = refused {
+            return self.outcome(i, meta.frame_id, Outcome::Dropped(reason), None);
+        }
+        let holder = lane.holder(frame);
+        let job = Job {
+            frame: frame.lease(holder),
+            deps,
+            reset: false,
+            dequeued_ns: self.dequeued_ns,
+        };
+        let admitted = lane.limiter.admit(job, &mut self.dropped);
+        let mut dropped = std::mem::take(&mut self.dropped);
+        for old in dropped.drain(..) {
+            let id = old.frame.meta().frame_id;
+            self.outcome(i, id, Outcome::Dropped(DropReason::QueueFull), None);
+        }
+        self.dropped = dropped;
+        match admitted {
+            Admitted::Taken => {}
+            Admitted::Dispatch(job) => self.dispatch(i, job),
+            Admitted::Full(_) => {
+                let dropped = Outcome::Dropped(DropReason::QueueFull);
+                self.outcome(i, meta.frame_id, dropped, None);
+            }
+        }
+    }
+
+    fn gate_open(&mut self, i: usize, t_ns: i64) -> bool {
+        let Some(mut gate) = self.lanes[i].gate.take() else {
+            return true;
+        };
+        let LaneGate { gate: open, lanes } = &mut gate;
+        let open = open.open(t_ns, &mut |extractor| {
+            let lane = self.lanes.get(*lanes.get(extractor)?)?;
+            let held = lane.newest.as_ref()?;
+            (t_ns.saturating_sub(held.t_ns) <= lane.stale_ns).then(|| Arc::clone(held))
+        });
+        self.lanes[i].gate = Some(gate);
+        open
+    }
+
+    fn skip(&mut self, i: usize, frame_id: u64, why: Skip) {
+        self.lanes[i].stats.count_skip(why);
+        self.aligner.skipped(frame_id, i);
+        self.resolve(i, frame_id, Resolved::Skipped);
+    }
+
+    /// Lane `by` is done with the frame: who waited for that, and for nobody else, is offered it.
+    fn resolve(&mut self, by: usize, frame_id: u64, how: Resolved<'_>) {
+        let mut dependents = self.lanes[by].dependents;
+        while dependents != 0 {
+            let d = dependents.trailing_zeros() as usize;
+            dependents &= dependents - 1;
+            self.lanes[d].waiting.resolve(frame_id, by, how);
+            while let Some(decided) = self.lanes[d].waiting.decided() {
+                match decided.verdict {
+                    Verdict::Offer(frame, deps) => self.decide(d, &frame, deps),
+                    Verdict::Skip => self.skip(d, decided.frame_id, Skip::Dependency),
+                    Verdict::Drop => self.drop_dependent(d, decided.frame_id, decided.t_ns),
+                }
+            }
+        }
+    }
+
+    /// What the lane depends on failed on a frame that the lane itself would have taken.
+    fn drop_dependent(&mut self, i: usize, frame_id: u64, t_ns: i64) {
+        if !self.gate_open(i, t_ns) {
+            return self.skip(i, frame_id, Skip::Gate);
+        }
+        let lane = &mut self.lanes[i];
+        if !lane.limiter.wants(t_ns) {
+            return self.skip(i, frame_id, Skip::Rate);
+        }
+        lane.stats.admitted.fetch_add(1, Ordering::Relaxed);
+        self.aligner.admitted(frame_id, i);
+        let dropped = Outcome::Dropped(DropReason::Dependency);
+        self.outcome(i, frame_id, dropped, None);
+    }
+
+    fn dispatch(&mut self, i: usize, mut job: Job) {
+        let lane = &mut self.lanes[i];
+        job.reset = std::mem::take(&mut lane.reset);
+        lane.in_flight = Some(InFlight {
+            frame_id: job.frame.meta().frame_id,
+            since_ns: if self.realtime {
+                self.clock.now_ns()
+            } else {
+                0
+            },
+            dequeued_ns: job.dequeued_ns,
+            timed_out: false,
+        });
+        match &mut lane.worker {
+            Worker::Inline(runner) => {
+                let reply = runner.run(&job);
+                drop(job);
+                self.answered(i, reply);
+            }
+            Worker::Thread(thread) => {
+                if !thread.dispatch(job) {
+                    self.hold(i, "its thread is gone");
+                }
+            }
+            Worker::Gone => {}
+        }
+    }
+
+    fn answered(&mut self, i: usize, reply: Reply) {
+        let (frame_id, took_ns) = (reply.frame_id, reply.took_ns);
+        let now_ns = self.now_ns();
+        let lane = &mut self.lanes[i];
+        lane.stats
+            .busy_ns
+            .fetch_add(took_ns.unsigned_abs(), Ordering::Relaxed);
+        let flight = lane.in_flight.take().filter(|f| f.frame_id == frame_id);
+        match flight {
+            Some(f) if !f.timed_out => {
+                self.outcome(i, frame_id, reply.outcome, Some(f.dequeued_ns));
+            }
+            flight => {
+                lane.stats.late.fetch_add(1, Ordering::Relaxed);
+                if let Some(f) = flight {
+                    let took = now_ns.saturating_sub(f.since_ns);
+                    lane.late.note(now_ns, Answer::AfterTimeout(took));
+                }
+                if let Outcome::Observed(new) = &reply.outcome {
+                    lane.remember(new);
+                }
+                self.aligner.late(i, &reply.outcome);
+            }
+        }
+        if let Some(why) = reply.held {
+            self.hold(i, &why);
+        } else if !self.lanes[i].held
+            && let Some(next) = self.lanes[i].limiter.completed()
+        {
+            self.dispatch(i, next);
+        }
+    }
+
+    /// Records the outcome of an admitted frame, once. `dequeued_ns` is given for an answer.
+    fn outcome(&mut self, i: usize, frame_id: u64, outcome: Outcome, dequeued_ns: Option<i64>) {
+        let now_ns = self.now_ns();
+        let lane = &mut self.lanes[i];
+        lane.stats.count(&outcome);
+        if let Outcome::Failed(why) = &outcome {
+            // Said ever more seldom: an extractor may fail on every frame for weeks.
+            let failed = lane.stats.failed.load(Ordering::Relaxed);
+            if failed.is_power_of_two() {
+                let extractor = &lane.name;
+                tracing::warn!(%extractor, frame_id, why = &**why, failed, "extractor failed on a frame");
+            }
+        }
+        let new = match &outcome {
+            Outcome::Observed(new) => {
+                lane.remember(new);
+                Some(Arc::clone(new))
+            }
+            _ => None,
+        };
+        let before = self.aligner.stats().late[i];
+        self.aligner.outcome(frame_id, i, outcome);
+        let late = self.aligner.stats().late[i] - before;
+        lane.stats.late.fetch_add(late, Ordering::Relaxed);
+        if let Some(dequeued_ns) = dequeued_ns.filter(|_| self.realtime) {
+            let took = now_ns.saturating_sub(dequeued_ns);
+            let answer = if late > 0 {
+                Answer::AfterWindow(took)
+            } else {
+                Answer::InTime
+            };
+            lane.late.note(now_ns, answer);
+        }
+        let how = new.as_ref().map_or(Resolved::Lost, Resolved::Observed);
+        self.resolve(i, frame_id, how);
+    }
+
+    /// Time-outs and hangs of realtime sources, and the deadline of a stop.
+    fn expire(&mut self, now_ns: i64) {
+        let stop = self
+            .stop_deadline_ns
+            .is_some_and(|d| self.clock.now_ns() >= d);
+        for i in 0..self.lanes.len() {
+            let lane = &mut self.lanes[i];
+            if self.realtime
+                && let Some(lateness) = lane.late.judge(now_ns)
+            {
+                self.sink.late(&lane.name, lateness);
+            }
+            let Some(f) = &mut lane.in_flight else {
+                continue;
+            };
+            let silent_ns = now_ns.saturating_sub(f.since_ns);
+            let hung = self.realtime && silent_ns >= lane.hang_ns;
+            if stop || hung {
+                let why = if stop {
+                    "still busy when stopping"
+                } else {
+                    "silent past hang_ms"
+                };
+                self.hold(i, why);
+            } else if self.realtime && silent_ns >= lane.timeout_ns && !f.timed_out {
+                f.timed_out = true;
+                let frame_id = f.frame_id;
+                self.outcome(i, frame_id, Outcome::TimedOut, None);
+            }
+        }
+    }
+
+    /// Nothing came for a whole patience. Without a clock this is how a hung worker is found.
+    fn idle(&mut self) {
+        for i in 0..self.lanes.len() {
+            if !self.lanes[i].held
+                && matches!(&self.lanes[i].worker, Worker::Thread(t) if t.is_gone())
+            {
+                self.hold(i, "its thread is gone");
+            }
+        }
+        if self.realtime {
+            return;
+        }
+        self.idle_ns = self
+            .idle_ns
+            .saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
+        for i in 0..self.lanes.len() {
+            if self.lanes[i].in_flight.is_some() && self.idle_ns >= self.lanes[i].hang_ns {
+                self.hold(i, "silent past hang_ms");
+            }
+        }
+    }
+
+    /// The worker gets no more frames; what it owes is settled now. The frame it has stays leased
+    /// until it answers.
+    fn hold(&mut self, i: usize, why: &str) {
+        let lane = &mut self.lanes[i];
+        if !lane.held {
+            lane.held = true;
+            let name = lane.name.clone();
+            if self.stop_deadline_ns.is_none() {
+                tracing::error!(extractor = %name, why, "extractor on Hold; the pipeline goes on without it");
+                self.sink.held(&name, why);
+            }
+        }
+        if let Some(f) = self.lanes[i].in_flight.take()
+            && !f.timed_out
+        {
+            self.outcome(i, f.frame_id, Outcome::TimedOut, None);
+        }
+        self.give_up_waiting(i, DropReason::WorkerHeld);
+    }
+
+    fn give_up_waiting(&mut self, i: usize, reason: DropReason) {
+        while let Some(job) = self.lanes[i].limiter.take_waiting() {
+            let id = job.frame.meta().frame_id;
+            self.outcome(i, id, Outcome::Dropped(reason), None);
+        }
+    }
+
+    fn settle(&mut self, now_ns: i64) {
+        let Self {
+            aligner,
+            fusions,
+            sink,
+            stats,
+            clock,
+            realtime,
+            ..
+        } = self;
+        let read = || if *realtime { clock.now_ns() } else { 0 };
+        aligner.settle(now_ns, |path, settled| {
+            let Some(fused) = fusions.get_mut(path) else {
+                return;
+            };
+            let settled_ns = read();
+            let (input, dequeued_ns, result) = match settled {
+                Settled::Input(input, dequeued_ns) => {
+                    let Some((name, fusion)) = &mut fused.now else {
+                        return;
+                    };
+                    let result = guarded(stats, name, fusion, |f| f.update(input));
+                    (input, dequeued_ns, result)
+                }
+                Settled::Replaced { t_ns } => {
+                    let input = FusionInput::End { t_ns };
+                    (input, 0, fused.replace(stats, t_ns))
+                }
+            };
+            let Some(result) = result else { return };
+            let times = Times {
+                dequeued_ns,
+                settled_ns,
+                fused_ns: read(),
+            };
+            if let Some(name) = &fused.name {
+                sink.fused(name, input, result, times);
+            }
+        });
+        stats
+            .overflow
+            .store(aligner.stats().overflow, Ordering::Relaxed);
+    }
+
+    /// Another set of lanes and paths, from the next frame on.
+    fn change(&mut self, change: FlowChange) {
+        for (index, lane) in change.lanes {
+            self.change_lane(index, lane);
+        }
+        self.sort_lanes();
+        for (index, path) in change.paths {
+            if self.fusions.len() <= index {
+                self.fusions.resize_with(index + 1, Fused::default);
+            }
+            let fused = &mut self.fusions[index];
+            let spec = path.map(|(spec, fusion)| {
+                fused.next = Some((spec.name.clone(), fusion));
+                spec
+            });
+            if spec.is_none() {
+                fused.next = None;
+            }
+            self.aligner.set_path(index, spec);
+        }
+    }
+
+    fn change_lane(&mut self, index: usize, spec: Option<LaneSpec>) {
+        if index >= MAX_EXTRACTORS {
+            tracing::error!(index, "no room for another extractor on this source");
+            return;
+        }
+        if index < self.lanes.len() {
+            self.retire(index);
+        }
+        let Some(spec) = spec else { return };
+        let name = spec.runner.name().clone();
+        match self.lane(index, spec) {
+            Err(e) => {
+                tracing::error!(error = %e, "an extractor could not be started");
+                self.sink.held(&name, &e.to_string());
+            }
+            Ok(lane) if index < self.lanes.len() => self.lanes[index] = lane,
+            // Indices are given in order; a hole would be a lane that failed to start above.
+            Ok(lane) => self.lanes.push(lane),
+        }
+        self.aligner.grow(self.lanes.len());
+    }
+
+    /// The lane leaves; what it owes is dropped, what it works on it finishes for nobody.
+    fn retire(&mut self, i: usize) {
+        self.lanes[i].held = true;
+        if let Some(f) = self.lanes[i].in_flight.take()
+            && !f.timed_out
+        {
+            let dropped = Outcome::Dropped(DropReason::Stopping);
+            self.outcome(i, f.frame_id, dropped, None);
+        }
+        self.give_up_waiting(i, DropReason::Stopping);
+        let lane = &mut self.lanes[i];
+        for frame_id in lane.waiting.take_all() {
+            self.aligner.skipped(frame_id, i);
+        }
+        if let Worker::Thread(thread) = std::mem::replace(&mut lane.worker, Worker::Gone)
+            && let Some(handle) = thread.close()
+        {
+            self.retired.retain(|(_, h)| !h.is_finished());
+            self.retired.push((lane.name.clone(), handle));
+        }
+    }
+
+    fn lane(&mut self, index: usize, spec: LaneSpec) -> Result<Lane, SpawnError> {
+        self.serial += 1;
+        let name = spec.runner.name().clone();
+        let worker = match spec.isolation {
+            Isolation::Inline => Worker::Inline(Box::new(spec.runner)),
+            Isolation::Thread => {
+                let ticket = Ticket {
+                    lane: index,
+                    serial: self.serial,
+                };
+                Worker::Thread(ThreadWorker::start(
+                    spec.runner,
+                    ticket,
+                    self.reply_to.clone(),
+                )?)
+            }
+        };
+        let rest = LaneRest {
+            depends: spec.depends,
+            gate: spec.gate,
+            stale_ns: spec.stale_ns,
+            timeout_ns: spec.timeout_ns,
+            hang_ns: spec.hang_ns,
+        };
+        let lane = Lane::new(name, self.serial, worker, spec.limiter, rest);
+        self.stats.add(&lane.name, &lane.stats);
+        Ok(lane)
+    }
+
+    /// Who waits for whom, and who is asked first.
+    fn sort_lanes(&mut self) {
+        let needs: Vec<u64> = self
+            .lanes
+            .iter()
+            .map(|l| if l.is_gone() { 0 } else { l.waiting.needs() })
+            .collect();
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            let waits = |(d, n): (usize, &u64)| u64::from(n & 1 << i != 0) << d;
+            lane.dependents = needs.iter().enumerate().map(waits).sum();
+        }
+        let here: Vec<usize> = (0..self.lanes.len())
+            .filter(|i| !self.lanes[*i].is_gone())
+            .collect();
+        (self.roots, self.waiting) = here.into_iter().partition(|i| needs[*i] == 0);
+        let lanes = &self.lanes;
+        self.roots
+            .sort_by_key(|i| !matches!(lanes[*i].worker, Worker::Thread(_)));
+    }
+
+    /// 0 when not realtime, so that nothing can depend on it.
+    fn now_ns(&self) -> i64 {
+        if self.realtime {
+            self.clock.now_ns()
+        } else {
+            0
+        }
+    }
+
+    /// How long to wait for the next message: until the next window, time-out or hang.
+    fn patience(&self, now_ns: i64) -> Duration {
+        if !self.realtime {
+            return TICK;
+        }
+        let lanes = self.lanes.iter().filter_map(|l| {
+            let f = l.in_flight.as_ref()?;
+            f.since_ns
+                .checked_add(if f.timed_out { l.hang_ns } else { l.timeout_ns })
+        });
+        let next_ns = self
+            .aligner
+            .next_deadline_ns()
+            .into_iter()
+            .chain(lanes)
+            .min();
+        next_ns.map_or(TICK, |at| {
+            Duration::from_nanos(at.saturating_sub(now_ns).max(0).unsigned_abs()).min(TICK)
+        })
+    }
+}
+
+/// The fusion of one path, and the one that takes its place after the frames captured so far.
+#[derive(Default)]
+struct Fused {
+    /// Whose results these are; stays when the fusion goes, for its last word.
+    name: Option<Name>,
+    now: Option<(Name, Box<dyn Fusion>)>,
+    next: Option<(Name, Box<dyn Fusion>)>,
+}
+
+impl Fused {
+    fn new(name: Name, fusion: Box<dyn Fusion>) -> Self {
+        Self {
+            name: Some(name.clone()),
+            now: Some((name, fusion)),
+            next: None,
+        }
+    }
+
+    /// The next one takes over; what the old has open is closed, unless the new goes on with it.
+    fn replace(&mut self, stats: &FlowStats, t_ns: i64) -> Option<FusionResult> {
+        match (self.now.take(), self.next.take()) {
+            (None, next) => {
+                self.name = next.as_ref().map(|(name, _)| name.clone());
+                self.now = next;
+                None
+            }
+            (Some((name, mut old)), None) => {
+                let end = FusionInput::End { t_ns };
+                guarded(stats, &name, &mut old, |f| f.update(end))
+            }
+            (Some((_, old)), Some((name, mut fusion))) => {
+                let result = guarded(stats, &name, &mut fusion, |f| f.take_over(old, t_ns));
+                self.name = Some(name.clone());
+                self.now = Some((name, fusion));
+                result
+            }
+        }
+    }
+}
+
+/// Asks a fusion. One that panics starts again; its path goes on.
+fn guarded(
+    stats: &FlowStats,
+    path: &Name,
+    fusion: &mut Box<dyn Fusion>,
+    ask: impl FnOnce(&mut Box<dyn Fusion>) -> FusionResult,
+) -> Option<FusionResult> {
+    if let Ok(result) = catch_unwind(AssertUnwindSafe(|| ask(fusion))) {
+        return Some(result);
+    }
+    stats.fusion_panics.fetch_add(1, Ordering::Relaxed);
+    tracing::error!(%path, "fusion panicked; it is reset, and what it had open stays open");
+    if catch_unwind(AssertUnwindSafe(|| fusion.reset())).is_err() {
+        tracing::error!(%path, "fusion panicked again while it was reset");
+    }
+    None
+}

@@ -1,0 +1,671 @@
+//! One source and everything that is its own: capture thread, path thread, workers, evidence.
+//!
+//! ```text
+//! LineMaker::prepare ─▶ Ready (source open, models loaded) ─▶ go() ─▶ Line (threads run)
+//! ```
+//!
+//! A line shares no thread and no queue with another but the events thread's inbox, so that a slow
+//! or dying source does not touch the rest.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use visualpath_core::{Clock, ModelUse, Name, StopFlag, Zone};
+use visualpath_frames::FramePool;
+use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
+use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
+use visualpath_platform::{Captured, Flow, FlowChange, FlowSpec, FlowStats};
+
+use super::build::{self, LaneFacts, Pace};
+use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
+use super::plan::{LinePlan, Planned};
+use super::sink::{LineSink, ToEvents};
+use super::stop::Stopping;
+use super::wall::WallClock;
+use super::{BETWEEN, PENDING, StartError, evidence, spawn};
+use crate::config::{Config, ExtractorConfig, FusionConfig, PathConfig, SourceConfig};
+
+/// What the threads of a line and the events thread know of it.
+pub struct LineShared {
+    /// The source.
+    pub source: Name,
+    /// Its wall times.
+    pub wall: WallClock,
+    evidence: OnceLock<EvidenceLane>,
+    paths: RwLock<HashMap<Name, PathFacts>>,
+}
+
+/// What messages say of a path.
+#[derive(Debug, Clone, Default)]
+pub struct PathFacts {
+    extractors: Vec<Name>,
+    models: Vec<ModelUse>,
+}
+
+impl LineShared {
+    /// Without evidence and paths yet.
+    pub fn new(source: Name, wall: WallClock) -> Self {
+        Self {
+            source,
+            wall,
+            evidence: OnceLock::new(),
+            paths: RwLock::default(),
+        }
+    }
+
+    /// Cuts clips, once any rule wants some.
+    pub fn evidence(&self) -> Option<&EvidenceLane> {
+        self.evidence.get()
+    }
+
+    /// The models a path's extractors use.
+    pub fn models(&self, path: &Name) -> Vec<ModelUse> {
+        let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
+        paths
+            .get(path)
+            .map(|p| p.models.clone())
+            .unwrap_or_default()
+    }
+
+    /// All models in use.
+    pub fn all_models(&self) -> Vec<ModelUse> {
+        let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
+        paths.values().flat_map(|p| p.models.clone()).collect()
+    }
+
+    /// The paths that have an extractor.
+    pub fn paths_with(&self, extractor: &Name) -> Vec<Name> {
+        let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<Name> = paths
+            .iter()
+            .filter(|(_, p)| p.extractors.contains(extractor))
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn set_paths(&self, paths: HashMap<Name, PathFacts>) {
+        *self.paths.write().unwrap_or_else(PoisonError::into_inner) = paths;
+    }
+}
+
+/// What decides whether a running lane can stay as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneKey {
+    pub(super) name: Name,
+    settings: ExtractorConfig,
+    isolation: visualpath_platform::Isolation,
+    zones: Vec<Zone>,
+    /// The lanes it waits for.
+    needs: Vec<usize>,
+}
+
+/// What decides whether a running path can stay as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PathKey {
+    pub(super) name: Name,
+    settings: PathConfig,
+    fusion: FusionConfig,
+    /// Its lanes.
+    lanes: Vec<usize>,
+}
+
+/// The lanes and paths a line has, by their index on the path thread.
+#[derive(Debug, Clone, Default)]
+pub struct Shape {
+    lanes: Vec<Option<(LaneKey, LaneFacts, Vec<ModelUse>)>>,
+    paths: Vec<Option<PathKey>>,
+}
+
+impl Shape {
+    /// The names of its extractors.
+    pub fn extractors(&self) -> impl Iterator<Item = &Name> {
+        self.lanes.iter().flatten().map(|(key, _, _)| &key.name)
+    }
+}
+
+/// From one shape to the next.
+pub struct Reshape {
+    /// For the path thread.
+    pub change: FlowChange,
+    /// What the line has then.
+    pub shape: Shape,
+    paths: HashMap<Name, PathFacts>,
+    /// Extractors that were made.
+    pub made: Vec<Name>,
+    /// Paths that were made or changed.
+    pub changed_paths: Vec<Name>,
+    /// Paths that were taken away.
+    pub gone_paths: Vec<Name>,
+}
+
+impl Reshape {
+    /// Loads what is new in `plan`; what `shape` has already stays.
+    ///
+    /// # Errors
+    /// If a model can't be loaded or fails on a test picture.
+    pub fn prepare(shape: &Shape, plan: LinePlan, pace: &Pace) -> Result<Self, StartError> {
+        let mut next = Shape::default();
+        next.lanes.resize(shape.lanes.len(), None);
+        let mut change = FlowChange::default();
+        let mut made = Vec::new();
+        let mut slots: Vec<usize> = Vec::new();
+        for mut planned in plan.extractors {
+            let key = lane_key(&planned, &slots);
+            let same = |lane: &Option<(LaneKey, LaneFacts, Vec<ModelUse>)>| {
+                lane.as_ref().is_some_and(|(k, _, _)| *k == key)
+            };
+            if let Some(slot) = shape.lanes.iter().position(same) {
+                // Its neighbours, which its gate was compiled with, have not moved either.
+                next.lanes[slot].clone_from(&shape.lanes[slot]);
+                slots.push(slot);
+                continue;
+            }
+            let slot = free_slot(shape, &next, &key.name);
+            slots.push(slot);
+            let loaded = build::load(&planned)?;
+            let models = loaded.models.clone();
+            let lane = build::lane(pace, &mut planned, loaded, &slots)?;
+            let before = key
+                .needs
+                .iter()
+                .filter_map(|s| next.lanes.get(*s)?.as_ref());
+            let chain = before.map(|(_, facts, _)| facts.chain_ns).max();
+            let facts = LaneFacts {
+                slot,
+                name: key.name.clone(),
+                fps: planned.settings.fps,
+                chain_ns: lane.timeout_ns.saturating_add(chain.unwrap_or(0)),
+            };
+            made.push(key.name.clone());
+            change.lanes.push((slot, Some(lane)));
+            if next.lanes.len() <= slot {
+                next.lanes.resize(slot + 1, None);
+            }
+            next.lanes[slot] = Some((key, facts, models));
+        }
+        for (slot, lane) in next.lanes.iter().enumerate() {
+            if lane.is_none() && shape.lanes.get(slot).is_some_and(Option::is_some) {
+                change.lanes.push((slot, None));
+            }
+        }
+        change.lanes.sort_by_key(|(slot, _)| *slot);
+        let mut reshape = Self {
+            change,
+            shape: next,
+            paths: HashMap::new(),
+            made,
+            changed_paths: Vec::new(),
+            gone_paths: Vec::new(),
+        };
+        reshape.paths(shape, plan.paths, &slots, pace);
+        Ok(reshape)
+    }
+
+    fn paths(
+        &mut self,
+        old: &Shape,
+        planned: Vec<super::plan::PlannedPath>,
+        slots: &[usize],
+        pace: &Pace,
+    ) {
+        let facts: Vec<LaneFacts> = slots
+            .iter()
+            .filter_map(|s| Some(self.shape.lanes.get(*s)?.as_ref()?.1.clone()))
+            .collect();
+        self.shape.paths.resize(old.paths.len(), None);
+        for path in planned {
+            let key = PathKey {
+                name: path.name.clone(),
+                settings: path.settings.clone(),
+                fusion: path.fusion_settings.clone(),
+                lanes: path.extractors.iter().map(|i| slots[*i]).collect(),
+            };
+            let lanes = || {
+                key.lanes
+                    .iter()
+                    .filter_map(|s| self.shape.lanes[*s].as_ref())
+            };
+            let known = PathFacts {
+                extractors: lanes().map(|(k, _, _)| k.name.clone()).collect(),
+                models: lanes().flat_map(|(_, _, m)| m.clone()).collect(),
+            };
+            self.paths.insert(key.name.clone(), known);
+            let named = |p: &Option<PathKey>| p.as_ref().is_some_and(|p| p.name == key.name);
+            let index = old.paths.iter().position(named);
+            let fresh = || key.lanes.iter().any(|s| self.made_slot(*s));
+            let index = match index {
+                Some(index) if old.paths[index].as_ref() == Some(&key) && !fresh() => {
+                    self.shape.paths[index] = Some(key);
+                    continue;
+                }
+                Some(index) => index,
+                None => (0..)
+                    .find(|i| {
+                        old.paths.get(*i).is_none_or(Option::is_none)
+                            && self.shape.paths.get(*i).is_none_or(Option::is_none)
+                    })
+                    .unwrap_or(self.shape.paths.len()),
+            };
+            self.changed_paths.push(key.name.clone());
+            self.change
+                .paths
+                .push((index, Some(build::path(pace, path, &facts))));
+            if self.shape.paths.len() <= index {
+                self.shape.paths.resize(index + 1, None);
+            }
+            self.shape.paths[index] = Some(key);
+        }
+        for (index, path) in old.paths.iter().enumerate() {
+            if let (Some(path), None) = (path, &self.shape.paths[index]) {
+                self.gone_paths.push(path.name.clone());
+                self.change.paths.push((index, None));
+            }
+        }
+    }
+
+    fn made_slot(&self, slot: usize) -> bool {
+        self.change
+            .lanes
+            .iter()
+            .any(|(s, lane)| *s == slot && lane.is_some())
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.change.lanes.is_empty() && self.change.paths.is_empty()
+    }
+}
+
+fn lane_key(planned: &Planned, slots: &[usize]) -> LaneKey {
+    LaneKey {
+        name: planned.name.clone(),
+        settings: planned.settings.clone(),
+        isolation: planned.isolation,
+        zones: planned.context.zones.clone(),
+        needs: planned.needs.iter().map(|i| slots[*i]).collect(),
+    }
+}
+
+/// Where a new lane goes: its predecessor's place, or the first that neither shape uses.
+fn free_slot(old: &Shape, next: &Shape, name: &Name) -> usize {
+    let named = |l: &Option<(LaneKey, LaneFacts, Vec<ModelUse>)>| {
+        l.as_ref().is_some_and(|(k, _, _)| k.name == *name)
+    };
+    let free = |slot: usize| {
+        old.lanes.get(slot).is_none_or(Option::is_none)
+            && next.lanes.get(slot).is_none_or(Option::is_none)
+    };
+    old.lanes
+        .iter()
+        .position(named)
+        .or_else(|| (0..next.lanes.len()).find(|slot| free(*slot)))
+        .unwrap_or(next.lanes.len())
+}
+
+/// What all lines are made with.
+pub struct LineMaker {
+    /// Monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// The events thread's inbox.
+    pub events: ToEvents,
+    /// Where clips' results go.
+    pub clip_results: Sender<ClipResult>,
+    /// Every line's shared part, for the clock.
+    pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
+    /// The clip directory, once a rule wants clips.
+    pub store: OnceLock<Arc<ClipStore>>,
+    /// Wall time of source time 0, if not now.
+    pub wall_start: Option<jiff::Timestamp>,
+}
+
+/// A line whose source is open and whose models are loaded.
+pub struct Ready {
+    line: Line,
+    flow: Flow<LineSink>,
+    capture: Capture,
+    captured: Receiver<Captured>,
+    pool: FramePool,
+}
+
+/// A running line.
+pub struct Line {
+    /// What others know of it.
+    pub shared: Arc<LineShared>,
+    /// Its source's settings.
+    pub settings: SourceConfig,
+    /// Its lanes and paths.
+    pub shape: Shape,
+    /// Its source as lanes see it.
+    pub pace: Pace,
+    /// Its counters.
+    pub stats: LineStats,
+    /// Set to stop it.
+    pub stop: StopFlag,
+    /// What became of its source; `None` while it runs.
+    pub ended: Option<Ended>,
+    pool_plan: Arc<PoolPlan>,
+    changes: Sender<FlowChange>,
+    capture: Option<JoinHandle<Ended>>,
+    path: Option<JoinHandle<(LineSink, Vec<(Name, JoinHandle<()>)>)>>,
+}
+
+/// Counters of one line.
+#[derive(Clone)]
+pub struct LineStats {
+    /// The source.
+    pub source: Name,
+    /// Of the capture thread.
+    pub capture: Arc<CaptureStats>,
+    /// Of the path thread.
+    pub flow: Arc<FlowStats>,
+}
+
+/// Changes that may wait for the path thread.
+const CHANGES: usize = 16;
+
+impl LineMaker {
+    /// Opens the source and loads the models. `before` is the line that this one goes on for.
+    ///
+    /// # Errors
+    /// If the source can't be opened or an extractor can't be made.
+    pub fn prepare(
+        &self,
+        config: &Config,
+        plan: LinePlan,
+        before: Option<&Line>,
+    ) -> Result<Ready, StartError> {
+        let source_name = plan.source.clone();
+        let settings = plan.settings.clone();
+        let start = before.map(Line::next_start).unwrap_or_default();
+        let options = SourceOptions {
+            realtime: settings.realtime,
+            loop_: settings.repeat,
+            width: settings.width,
+            height: settings.height,
+            fps: settings.fps,
+            start,
+            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
+        };
+        let source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
+            StartError::Source {
+                source_name: source_name.clone(),
+                error,
+            }
+        })?;
+        let pace = pace(&source_name, &settings, source.info());
+        let (slots, views, wants_clips) = (plan.slots(), plan.views(), plan.wants_clips());
+        let reshape = Reshape::prepare(&Shape::default(), plan, &pace)?;
+        let shared = Arc::new(LineShared::new(
+            source_name.clone(),
+            self.wall(before, settings.realtime),
+        ));
+        shared.set_paths(reshape.paths);
+        if wants_clips {
+            self.start_evidence(config, &shared, &pace)?;
+        }
+        let stop = StopFlag::new();
+        let (changes, changed) = bounded(CHANGES);
+        let wall = Arc::clone(&shared);
+        let (lanes, paths) = whole(reshape.change);
+        let flow = Flow::new(
+            FlowSpec {
+                source: source_name.clone(),
+                realtime: settings.realtime,
+                lanes,
+                paths,
+                pending: PENDING,
+                clock: Arc::clone(&self.clock),
+                unix_ns: Arc::new(move |t_ns| wall.wall.unix_ns(t_ns)),
+                changes: changed,
+                stop: stop.clone(),
+                stop_grace_ns: 5_000_000_000,
+            },
+            LineSink {
+                events: self.events.clone(),
+                line: Arc::clone(&shared),
+            },
+        )
+        .map_err(|e| StartError::Thread(e.to_string()))?;
+        let pool_plan = Arc::new(PoolPlan::new(slots, views));
+        let mut pools = Pools::new(Arc::clone(&pool_plan));
+        let pool = pools.make(source.info()).map_err(|e| StartError::Pool {
+            source_name: source_name.clone(),
+            error: Box::new(e),
+        })?;
+        tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
+        let (to_path, captured) = bounded(BETWEEN);
+        let capture_stats = Arc::new(CaptureStats::default());
+        capture_stats
+            .next_frame_id
+            .store(start.frame_id, Ordering::Relaxed);
+        let stats = LineStats {
+            source: source_name,
+            capture: Arc::clone(&capture_stats),
+            flow: flow.stats(),
+        };
+        let capture = Capture {
+            source,
+            pools,
+            to_path,
+            shared: Arc::clone(&shared),
+            events: self.events.clone(),
+            realtime: settings.realtime,
+            stop: stop.clone(),
+            stats: capture_stats,
+        };
+        let line = Line {
+            shared,
+            settings,
+            shape: reshape.shape,
+            pace,
+            stats,
+            stop,
+            ended: None,
+            pool_plan,
+            changes,
+            capture: None,
+            path: None,
+        };
+        Ok(Ready {
+            line,
+            flow,
+            capture,
+            captured,
+            pool,
+        })
+    }
+
+    /// A source that goes on where another was keeps its clock.
+    fn wall(&self, before: Option<&Line>, realtime: bool) -> WallClock {
+        match (before, self.wall_start) {
+            (Some(line), _) => WallClock::continuing(&line.shared.wall, realtime),
+            (None, Some(time)) => WallClock::starting_at(time, false),
+            (None, None) => WallClock::starting_now(realtime),
+        }
+    }
+
+    /// Starts a line's encoder, once.
+    ///
+    /// # Errors
+    /// If the clip directory can't be used or there is no encoder.
+    pub fn start_evidence(
+        &self,
+        config: &Config,
+        shared: &LineShared,
+        pace: &Pace,
+    ) -> Result<(), StartError> {
+        if shared.evidence().is_some() {
+            return Ok(());
+        }
+        let store = match self.store.get() {
+            Some(store) => Arc::clone(store),
+            None => {
+                let store = evidence::store(config)?;
+                Arc::clone(self.store.get_or_init(|| store))
+            }
+        };
+        let (clock, results) = (Arc::clone(&self.clock), self.clip_results.clone());
+        let lane = evidence::start(config, store, pace, clock, results)?;
+        if shared.evidence.set(lane).is_err() {
+            tracing::error!(source = %shared.source, "the encoder was started twice");
+        }
+        Ok(())
+    }
+}
+
+/// A change from nothing is a whole.
+fn whole(
+    change: FlowChange,
+) -> (
+    Vec<visualpath_platform::LaneSpec>,
+    Vec<visualpath_platform::FlowPath>,
+) {
+    let lanes = change.lanes.into_iter().filter_map(|(_, l)| l).collect();
+    let paths = change.paths.into_iter().filter_map(|(_, p)| p).collect();
+    (lanes, paths)
+}
+
+fn pace(source: &Name, settings: &SourceConfig, info: &SourceInfo) -> Pace {
+    let fps = match (settings.fps, info.nominal_fps) {
+        (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
+        (asked, nominal) => asked.or(nominal),
+    };
+    Pace {
+        source: source.clone(),
+        realtime: settings.realtime,
+        fps,
+    }
+}
+
+impl Ready {
+    /// The source's name.
+    pub fn source(&self) -> &Name {
+        &self.line.shared.source
+    }
+
+    /// What others know of the line.
+    pub fn shared(&self) -> &Arc<LineShared> {
+        &self.line.shared
+    }
+
+    /// Its extractors.
+    pub fn extractors(&self) -> impl Iterator<Item = &Name> {
+        self.line.shape.extractors()
+    }
+
+    /// Starts its threads.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub fn go(self, maker: &LineMaker) -> Result<Line, StartError> {
+        let Self {
+            mut line,
+            flow,
+            capture,
+            captured,
+            pool,
+        } = self;
+        let source = &line.shared.source;
+        let mut walls = maker.walls.lock().unwrap_or_else(PoisonError::into_inner);
+        walls.retain(|w| w.strong_count() > 0);
+        walls.push(Arc::downgrade(&line.shared));
+        drop(walls);
+        line.path = Some(spawn(&format!("path-{source}"), move || {
+            flow.run(&captured)
+        })?);
+        line.capture = Some(spawn(&format!("cap-{source}"), move || capture.run(pool))?);
+        Ok(line)
+    }
+}
+
+impl Line {
+    /// Where a source of this name would go on now.
+    fn next_start(&self) -> Start {
+        Start {
+            frame_id: self.stats.capture.next_frame_id.load(Ordering::Relaxed),
+            t_ns: self.shared.wall.elapsed_ns(),
+            epoch: 1,
+        }
+    }
+
+    /// Goes on with other lanes and paths from the next frame on.
+    ///
+    /// # Errors
+    /// If the path thread does not take changes any more.
+    pub fn reshape(
+        &mut self,
+        reshape: Reshape,
+        slots: usize,
+        views: Vec<visualpath_core::ViewSpec>,
+    ) -> Result<(), StartError> {
+        self.pool_plan.change(slots, views);
+        self.shared.set_paths(reshape.paths);
+        self.changes
+            .send_timeout(reshape.change, Duration::from_secs(10))
+            .map_err(|_| {
+                let who = &self.shared.source;
+                StartError::Thread(format!("path-{who} takes no changes"))
+            })?;
+        self.shape = reshape.shape;
+        Ok(())
+    }
+
+    /// Whether its source has ended and nothing of it is left to do.
+    pub fn is_over(&self) -> bool {
+        let done = |thread: Option<bool>| thread.unwrap_or(true);
+        done(self.capture.as_ref().map(JoinHandle::is_finished))
+            && done(self.path.as_ref().map(JoinHandle::is_finished))
+    }
+
+    /// Whether the path thread ended while capture goes on: frames nobody takes.
+    pub fn is_broken(&self) -> bool {
+        self.path.as_ref().is_some_and(JoinHandle::is_finished)
+            && self.capture.as_ref().is_some_and(|c| !c.is_finished())
+    }
+
+    /// Waits for capture to end; with the stop flag set, within the deadline.
+    pub fn join_capture(&mut self, stopping: &mut Stopping) {
+        let Some(capture) = self.capture.take() else {
+            return;
+        };
+        let shared = &self.shared;
+        let name = format!("cap-{}", shared.source);
+        self.ended = stopping.join(&name, capture, |late| {
+            if late && let Some(evidence) = shared.evidence() {
+                // Capture may be waiting for an encoder that waits for a dead disk.
+                drop(evidence.finish(Finish::Stopped, Duration::ZERO));
+            }
+        });
+    }
+
+    /// Waits for the path thread and its workers.
+    pub fn join_path(&mut self, stopping: &mut Stopping) {
+        let Some(path) = self.path.take() else {
+            return;
+        };
+        let name = format!("path-{}", self.shared.source);
+        if let Some((_, workers)) = stopping.join(&name, path, |_| ()) {
+            stopping.join_all("x-", workers);
+        }
+    }
+
+    /// Finishes every clip. Every trigger must have asked for its clip before.
+    pub fn finish_clips(&self, stopping: &mut Stopping) {
+        let Some(evidence) = self.shared.evidence() else {
+            return;
+        };
+        let why = match self.ended {
+            Some(Ended::End(_) | Ended::Failed(_)) => Finish::SourceEnd,
+            _ => Finish::Stopped,
+        };
+        if let Err(e) = evidence.finish(why, stopping.left()) {
+            stopping.stragglers.push(e.to_string());
+        }
+    }
+}

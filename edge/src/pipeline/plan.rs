@@ -1,0 +1,329 @@
+//! From a config to what each source needs: plugins, views, workers, rules. Loads no model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use visualpath_core::{
+    ExtractorPlugin, ExtractorSignals, Fusion, FusionContext, Name, PluginContext, PluginError,
+    ViewSpec, Zone,
+};
+use visualpath_platform::rules::{Gate, Rules};
+use visualpath_platform::{Isolation, Registry};
+
+use super::StartError;
+use super::build::ns;
+use crate::config::{self, Config, ExtractorConfig, FusionConfig, PathConfig, SourceConfig};
+
+/// What a config asks for, checked: plugins exist, their configs are good, rules fit the signals.
+pub struct Plan {
+    /// One per source that has a path.
+    pub lines: Vec<LinePlan>,
+}
+
+/// What a config asks of one source.
+pub struct LinePlan {
+    /// The source.
+    pub source: Name,
+    /// Its settings.
+    pub settings: SourceConfig,
+    /// The extractors its paths need, each after those it needs itself.
+    pub extractors: Vec<Planned>,
+    /// Its paths.
+    pub paths: Vec<PlannedPath>,
+}
+
+/// One extractor of one source, without its model.
+pub struct Planned {
+    /// Its name.
+    pub name: Name,
+    /// Makes it.
+    pub plugin: Arc<dyn ExtractorPlugin>,
+    /// With this.
+    pub context: PluginContext,
+    /// The view it wants.
+    pub view: ViewSpec,
+    /// The signals it declares.
+    pub signals: Vec<String>,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Its settings.
+    pub settings: ExtractorConfig,
+    /// Indices of those it depends on.
+    pub depends: Vec<usize>,
+    /// Indices of everybody it waits for: those, and those its gate reads.
+    pub needs: Vec<usize>,
+    /// Its gate, compiled against all extractors of the source.
+    pub gate: Option<Gate>,
+}
+
+/// One path of one source.
+pub struct PlannedPath {
+    /// Its name.
+    pub name: Name,
+    /// Its settings.
+    pub settings: PathConfig,
+    /// Its fusion's settings.
+    pub fusion_settings: FusionConfig,
+    /// Indices of its extractors.
+    pub extractors: Vec<usize>,
+    /// Its fusion.
+    pub fusion: Box<dyn Fusion>,
+    /// Whether its triggers may want clips.
+    pub wants_clips: bool,
+    /// `stale_ms`, where the fusion has it.
+    pub stale_ms: Option<u64>,
+}
+
+impl LinePlan {
+    /// The views its extractors want.
+    pub fn views(&self) -> Vec<ViewSpec> {
+        self.extractors.iter().map(|e| e.view).collect()
+    }
+
+    /// Whether any of its paths may want clips.
+    pub fn wants_clips(&self) -> bool {
+        self.paths.iter().any(|p| p.wants_clips)
+    }
+
+    /// How many slots its pool needs so that nobody waits for another: the one being filled, what
+    /// lies between capture and the path thread, per worker one in flight and its queue, what the
+    /// encoder may hold, and two.
+    pub fn slots(&self) -> usize {
+        let workers: usize = self
+            .extractors
+            .iter()
+            .map(|e| 1 + e.settings.queue as usize)
+            .sum();
+        let encoder = if self.wants_clips() {
+            super::evidence::QUEUE + 1
+        } else {
+            0
+        };
+        1 + super::BETWEEN + workers + encoder + 2
+    }
+}
+
+/// Checks everything that can be checked without loading a model.
+///
+/// # Errors
+/// Every key that is wrong, or the first plugin that can't answer.
+pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
+    let mut wrong = Vec::new();
+    let mut lines = Vec::new();
+    for (source, settings) in &config.source {
+        if config.paths_of(source).next().is_none() {
+            continue;
+        }
+        let zones = config.zones_of(source.as_str());
+        let extractors = extractors(config, registry, source, &zones, &mut wrong)?;
+        // Rules can't be judged by extractors that are wrong themselves.
+        let paths = if wrong.is_empty() {
+            paths(config, registry, source, &extractors, &zones, &mut wrong)?
+        } else {
+            Vec::new()
+        };
+        lines.push(LinePlan {
+            source: source.clone(),
+            settings: settings.clone(),
+            extractors,
+            paths,
+        });
+    }
+    // An extractor or rule that is wrong is so on every source that uses it.
+    let mut told: Vec<(String, String)> = Vec::new();
+    for fault in wrong {
+        if !told.contains(&fault) {
+            told.push(fault);
+        }
+    }
+    if !told.is_empty() {
+        return Err(StartError::Config(told));
+    }
+    if lines.is_empty() {
+        return Err(StartError::config("source", "no path has a source"));
+    }
+    Ok(Plan { lines })
+}
+
+/// Where models are looked up.
+pub fn model_dirs(config: &Config) -> Vec<PathBuf> {
+    visualpath_onnx::default_model_dirs(Some(&config.device.state_dir))
+}
+
+type Wrong = Vec<(String, String)>;
+
+fn extractors(
+    config: &Config,
+    registry: &Registry,
+    source: &Name,
+    zones: &[Zone],
+    wrong: &mut Wrong,
+) -> Result<Vec<Planned>, StartError> {
+    let mut extractors: Vec<Planned> = Vec::new();
+    for name in config.extractors_on(source) {
+        let Some((name, settings)) = config.extractor.get_key_value(name) else {
+            continue;
+        };
+        match extractor(config, registry, name, settings, zones)? {
+            Err(fault) => wrong.push(fault),
+            Ok(mut planned) => {
+                let at = |dep: &Name| extractors.iter().position(|e| e.name == *dep);
+                planned.depends = settings.depends.iter().filter_map(at).collect();
+                planned.needs = config
+                    .needs_of(settings)
+                    .into_iter()
+                    .filter_map(at)
+                    .collect();
+                extractors.push(planned);
+            }
+        }
+    }
+    let known: Vec<ExtractorSignals> = extractors.iter().map(|e| e.declared(zones)).collect();
+    for planned in &mut extractors {
+        let Some(text) = &planned.settings.gate else {
+            continue;
+        };
+        match Gate::compile(text, ns(planned.settings.gate_hold_ms), &known) {
+            Ok(gate) => planned.gate = Some(gate),
+            Err(message) => wrong.push((format!("extractor.{}.gate", planned.name), message)),
+        }
+    }
+    Ok(extractors)
+}
+
+/// The inner error is a fault of the config.
+fn extractor(
+    config: &Config,
+    registry: &Registry,
+    name: &Name,
+    settings: &ExtractorConfig,
+    zones: &[Zone],
+) -> Result<Result<Planned, (String, String)>, StartError> {
+    let fault = |key: &str, message: String| Ok(Err((format!("extractor.{name}.{key}"), message)));
+    let plugin = match registry.extractor(&settings.plugin) {
+        Ok(plugin) => plugin,
+        Err(e) => return fault("plugin", e.to_string()),
+    };
+    let context = PluginContext {
+        name: name.clone(),
+        config: settings.config.clone(),
+        zones: zones.to_vec(),
+        model_dirs: model_dirs(config),
+    };
+    let isolation = match config.isolation_of(settings, config::Isolation::Inline) {
+        config::Isolation::Inline => Isolation::Inline,
+        config::Isolation::Thread => Isolation::Thread,
+        other => {
+            let message = format!("`{other:?}` is not in this build yet (inline | thread)");
+            return fault("isolation", message.to_lowercase());
+        }
+    };
+    let asked = plugin
+        .input(&context)
+        .and_then(|view| Ok((view, plugin.signals(&context)?)));
+    match asked {
+        Ok((view, signals)) => Ok(Ok(Planned {
+            name: name.clone(),
+            plugin,
+            context,
+            view,
+            signals,
+            isolation,
+            settings: settings.clone(),
+            depends: Vec::new(),
+            needs: Vec::new(),
+            gate: None,
+        })),
+        Err(PluginError::Config { key, message }) => fault(&format!("config.{key}"), message),
+        Err(error) => Err(StartError::Plugin {
+            extractor: name.clone(),
+            error,
+        }),
+    }
+}
+
+impl Planned {
+    fn declared(&self, zones: &[Zone]) -> ExtractorSignals {
+        ExtractorSignals {
+            name: self.name.clone(),
+            signals: self.signals.clone(),
+            zones: zones.iter().map(|z| z.name.clone()).collect(),
+        }
+    }
+}
+
+fn paths(
+    config: &Config,
+    registry: &Registry,
+    source: &Name,
+    extractors: &[Planned],
+    zones: &[Zone],
+    wrong: &mut Wrong,
+) -> Result<Vec<PlannedPath>, StartError> {
+    let mut paths = Vec::new();
+    for (name, settings) in config.paths_of(source) {
+        let indices: Vec<usize> = settings
+            .extractors
+            .iter()
+            .filter_map(|e| extractors.iter().position(|p| p.name == *e))
+            .collect();
+        let known: Vec<ExtractorSignals> = indices
+            .iter()
+            .map(|i| extractors[*i].declared(zones))
+            .collect();
+        let Some(fusion_settings) = config.fusion.get(&settings.fusion) else {
+            continue;
+        };
+        let key = |k: &str| format!("fusion.{}.{k}", settings.fusion);
+        let fusion: Box<dyn Fusion> = if let Some(rules) = fusion_settings.rules() {
+            match Rules::compile(rules.clone(), &known) {
+                Ok(rules) => Box::new(rules),
+                Err(errors) => {
+                    let fault = |e: visualpath_platform::rules::RuleError| {
+                        (key(&format!("config.{}", e.path())), e.message)
+                    };
+                    wrong.extend(errors.into_iter().map(fault));
+                    continue;
+                }
+            }
+        } else {
+            let context = FusionContext {
+                name: settings.fusion.clone(),
+                config: fusion_settings.other().cloned().unwrap_or_default(),
+                extractors: known,
+            };
+            let plugin = match registry.fusion(&fusion_settings.plugin) {
+                Ok(plugin) => plugin,
+                Err(e) => {
+                    wrong.push((key("plugin"), e.to_string()));
+                    continue;
+                }
+            };
+            match plugin.create(&context) {
+                Ok(fusion) => fusion,
+                Err(PluginError::Config { key: k, message }) => {
+                    wrong.push((key(&format!("config.{k}")), message));
+                    continue;
+                }
+                Err(error) => {
+                    return Err(StartError::Fusion {
+                        fusion: settings.fusion.clone(),
+                        error,
+                    });
+                }
+            }
+        };
+        let rules = fusion_settings.rules();
+        paths.push(PlannedPath {
+            name: name.clone(),
+            settings: settings.clone(),
+            fusion_settings: fusion_settings.clone(),
+            extractors: indices,
+            fusion,
+            // What another fusion's triggers want is not known before they come.
+            wants_clips: rules.is_none_or(|r| r.rule.iter().any(|rule| rule.clip)),
+            stale_ms: rules.and_then(|r| r.stale_ms.value()),
+        });
+    }
+    Ok(paths)
+}
