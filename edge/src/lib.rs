@@ -1,16 +1,42 @@
-//! visualpath edge: a vision appliance in one binary.
+//! visualpath edge: a vision appliance in one binary, and the library it is made of.
 //!
-//! The library is what the binary is made of; [`Pipeline`] is the appliance.
+//! - [`Pipeline`] is the appliance: sources, extractors, paths, clips and messages. Made from a
+//!   file ([`Pipeline::from_config`]) or without one ([`Pipeline::builder`]); the app hears of
+//!   triggers by [`Pipeline::on_trigger`].
+//! - Step by step: [`FrameReader`] gives frames, [`WorkerLauncher`] workers, [`Path`] and
+//!   [`PathOrchestrator`] fusion results. Nothing is dropped, no thread but the workers' own.
+//! - Plugins: an [`Extractor`] and its [`ExtractorPlugin`], a [`Fusion`] and its [`FusionPlugin`],
+//!   registered in a [`Registry`] before or during a run.
+//!
+//! The platform contains no action: what to do with a trigger is the app's.
 
 pub mod bench;
 pub mod broker;
+pub mod builder;
 pub mod builtin;
 pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod models;
 pub mod pipeline;
+pub mod reader;
 pub mod version;
 
+pub use builder::{BuildError, ConfigError, PipelineBuilder};
 pub use exit::Exit;
-pub use pipeline::{Pipeline, Report, StartError};
+pub use pipeline::app::{AppContext, Clip, ClipError, PendingClip};
+pub use pipeline::reload::{ReloadError, Reloaded};
+pub use pipeline::{Handle, Pipeline, Report, StartError};
+pub use reader::{FrameReader, ReadError};
+pub use visualpath_core::{
+    Aligned, AlignedEntry, EndReason, ExtractError, Extractor, ExtractorPlugin, ExtractorSignals,
+    FrameView, Fusion, FusionContext, FusionInput, FusionPlugin, FusionResult, Name, Object,
+    Observation, Phase, PluginContext, PluginError, Signals, Trigger, TriggerKind, ViewFormat,
+    ViewSpec,
+};
+pub use visualpath_frames::Frame;
+pub use visualpath_mqtt::{ClipPayload, TriggerPayload};
+pub use visualpath_platform::{
+    CompositeMapper, Isolation, JsonMapper, ObservationMapper, Origin, Path, PathOrchestrator,
+    Registry, RegistryError, StepError, Worker, WorkerLauncher, WorkerResult,
+};

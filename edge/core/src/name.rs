@@ -50,6 +50,14 @@ pub enum NameError {
     Reserved(String),
 }
 
+impl std::str::FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::new(text)
+    }
+}
+
 impl Name {
     /// Checks `text` and makes it a name.
     pub fn new(text: &str) -> Result<Self, NameError> {

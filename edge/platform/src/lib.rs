@@ -15,9 +15,11 @@ pub mod aligner;
 pub mod depends;
 pub mod flow;
 pub mod limiter;
+pub mod mapper;
 pub mod observe;
 pub mod registry;
 pub mod rules;
+pub mod steps;
 pub mod worker;
 
 pub use aligner::PathSpec;
@@ -27,6 +29,11 @@ pub use flow::{
     LaneStats, Lateness, PathSink, Skip, Times,
 };
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
+pub use mapper::{CompositeMapper, JsonMapper, MapError, ObservationMapper};
 pub use observe::Merger;
 pub use registry::{Origin, Registry, RegistryError};
+pub use steps::{
+    Path, PathOrchestrator, PendingResult, StepError, Worker, WorkerLauncher, WorkerResult,
+    WorkerSpec,
+};
 pub use worker::{ExtractorFactory, Isolation, Job, Runner};

@@ -105,6 +105,23 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, Vec<Diagnostic>> {
     load_layers(options, layers::read(options, true)?)
 }
 
+/// Checks a config an app has made. Places are `the app`; the environment is not looked at.
+///
+/// # Errors
+/// Everything found, errors and warnings.
+pub fn check_built(config: &Config) -> Result<Loaded, Vec<Diagnostic>> {
+    let origin = Origin::Argument("the app".into());
+    let tree = serde_json::to_value(config).map_err(|e| e.to_string());
+    let root = tree.and_then(|json| Node::from_json(&json, &origin).ok_or_else(String::new));
+    let root = root.map_err(|e| vec![Diagnostic::error(&origin, String::new(), e)])?;
+    let options = LoadOptions {
+        machine: Machine::this(),
+        ..LoadOptions::default()
+    };
+    let files = Vec::new();
+    load_layers(&options, layers::Layers { root, files })
+}
+
 fn load_layers(options: &LoadOptions, layers: layers::Layers) -> Result<Loaded, Vec<Diagnostic>> {
     let layers::Layers { mut root, files } = layers;
     let mut found = Vec::new();

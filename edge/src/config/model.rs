@@ -201,6 +201,45 @@ pub struct SourceConfig {
     pub repeat: bool,
 }
 
+impl SourceConfig {
+    /// This, with every other key at its default.
+    pub fn new(uri: impl Into<String>) -> Self {
+        Self {
+            uri: uri.into(),
+            width: None,
+            height: None,
+            fps: None,
+            format: SourceFormat::Auto,
+            realtime: yes(),
+            repeat: false,
+        }
+    }
+}
+
+impl ExtractorConfig {
+    /// This plugin, with every other key at its default.
+    pub fn new(plugin: impl Into<String>) -> Self {
+        Self {
+            plugin: plugin.into(),
+            isolation: None,
+            venv: None,
+            fallback: Fallback::default(),
+            transport: Transport::default(),
+            depends: Vec::new(),
+            fps: None,
+            queue: queue(),
+            drop: None,
+            nth: nth(),
+            gate: None,
+            gate_hold_ms: 0,
+            timeout_ms: Auto::Auto,
+            hang_ms: hang_ms(),
+            start_timeout_s: start_timeout_s(),
+            config: serde_json::Map::new(),
+        }
+    }
+}
+
 /// What to do when an isolated worker can't be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

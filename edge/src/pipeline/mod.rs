@@ -34,13 +34,13 @@ use visualpath_frames::PoolError;
 use visualpath_media::source::SourceError;
 use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem};
 use visualpath_mqtt::{
-    Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics,
+    Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics, TriggerPayload,
 };
 use visualpath_platform::Registry;
 
 use crate::broker::{Broker, BrokerStartError};
 use crate::config::{Config, SourceConfig};
-use app::{App, OnTrigger};
+use app::{App, AppContext, OnTrigger};
 use capture::Ended;
 use events::{Counts, Events};
 use line::{LineMaker, LineStats};
@@ -177,8 +177,11 @@ impl Pipeline {
 
     /// Calls `told` with every trigger, once it is in the outbox, on a thread of its own.
     #[must_use]
-    pub fn on_trigger(mut self, told: OnTrigger) -> Self {
-        self.on_trigger = Some(told);
+    pub fn on_trigger(
+        mut self,
+        told: impl FnMut(&TriggerPayload, &AppContext) + Send + 'static,
+    ) -> Self {
+        self.on_trigger = Some(Box::new(told));
         self
     }
 
