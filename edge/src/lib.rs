@@ -10,6 +10,7 @@ pub mod config;
 pub mod exit;
 pub mod models;
 pub mod pipeline;
+pub mod rule_tests;
 pub mod version;
 
 pub use exit::Exit;

@@ -163,7 +163,7 @@ fn plan_paths(
             continue;
         };
         let wants_clips = rules.rule.iter().any(|r| r.clip);
-        match Rules::compile(rules.clone(), &known) {
+        match Rules::compile(rules.clone(), &known, config.timezone()) {
             Ok(compiled) => paths.push(PlannedPath {
                 name: name.clone(),
                 extractors: indices,

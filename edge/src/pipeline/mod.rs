@@ -134,6 +134,7 @@ pub struct Pipeline {
     on_trigger: Option<OnTrigger>,
     on_started: Option<Box<dyn FnOnce() + Send>>,
     problems: Vec<Problem>,
+    starting_at: Option<jiff::Timestamp>,
     stop: StopFlag,
 }
 
@@ -147,6 +148,7 @@ impl Pipeline {
             on_trigger: None,
             on_started: None,
             problems: Vec::new(),
+            starting_at: None,
             stop: StopFlag::new(),
         }
     }
@@ -179,6 +181,13 @@ impl Pipeline {
         self
     }
 
+    /// Takes `time` as the wall time of source time 0, instead of the moment the run begins.
+    #[must_use]
+    pub fn starting_at(mut self, time: jiff::Timestamp) -> Self {
+        self.starting_at = Some(time);
+        self
+    }
+
     /// Set it to stop the run gracefully.
     pub fn stop_flag(&self) -> StopFlag {
         self.stop.clone()
@@ -193,6 +202,7 @@ impl Pipeline {
             on_trigger,
             on_started,
             problems,
+            starting_at,
             stop,
         } = self;
         let started = Instant::now();
@@ -252,7 +262,7 @@ impl Pipeline {
         };
         let paths = build::paths(&config, plan, &lanes, realtime, fps);
 
-        let wall = WallClock::starting_now();
+        let wall = starting_at.map_or_else(WallClock::starting_now, WallClock::starting_at);
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
         let (clip_results, clips) = unbounded();

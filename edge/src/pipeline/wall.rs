@@ -20,6 +20,11 @@ impl WallClock {
         }
     }
 
+    /// Source time 0 is `zero`: for recordings.
+    pub fn starting_at(zero: Timestamp) -> Self {
+        Self { zero }
+    }
+
     /// Wall time of a source time, whole microseconds.
     pub fn at(&self, t_ns: i64) -> Timestamp {
         let exact = self
