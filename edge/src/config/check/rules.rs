@@ -134,9 +134,12 @@ impl Check<'_> {
     fn test_time(&mut self, key: &str, test: &RuleTest, rules: &RulesConfig) {
         match &test.time {
             Some(text) => {
-                if let Err(e) = text.parse::<Timestamp>() {
-                    self.error(key, format!("`{text}` is not a time: {e}")).hint =
-                        Some("for example \"2026-11-23T19:00:00+01:00\"".to_owned());
+                if text.parse::<Timestamp>().is_err() {
+                    self.error(
+                        key,
+                        format!("expected an RFC 3339 time with its offset, got {text:?}"),
+                    )
+                    .hint = Some("for example \"2026-11-23T19:00:00+01:00\"".to_owned());
                 }
             }
             None => {
