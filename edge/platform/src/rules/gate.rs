@@ -89,8 +89,8 @@ impl Gate {
             Truth::Missing => self.missing += 1,
             Truth::Error => self.errors += 1,
         }
-        self.held_at_ns
-            .is_some_and(|held| (0..=self.hold_ns).contains(&t_ns.saturating_sub(held)))
+        let since = self.held_at_ns.map(|held| t_ns.saturating_sub(held));
+        self.hold_ns > 0 && since.is_some_and(|since| (0..=self.hold_ns).contains(&since))
     }
 
     /// Forgets when it was last open and what it read.

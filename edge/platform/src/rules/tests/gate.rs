@@ -76,6 +76,23 @@ fn a_gate_sees_every_new_answer_and_keeps_one() {
 }
 
 #[test]
+fn any_of_the_extractors_it_reads_may_bring_the_news() {
+    let mut gate = gate("motion.score > 0 && person.count > 0", 0);
+    let with = |score: f64, count: f64| {
+        [("count", count), ("score", score)].map(|signal| Arc::new(held(&[signal])))
+    };
+    let mut answers = with(0.5, 1.0);
+    let mut ask = |answers: &[Arc<Held>; 2]| gate.open(0, &mut |i| Some(Arc::clone(&answers[i])));
+    assert!(ask(&answers));
+    answers[1] = Arc::clone(&with(0.0, 1.0)[1]);
+    assert!(!ask(&answers), "motion");
+    answers[1] = Arc::clone(&with(0.5, 1.0)[1]);
+    assert!(ask(&answers));
+    answers[0] = Arc::clone(&with(0.5, 0.0)[0]);
+    assert!(!ask(&answers), "person");
+}
+
+#[test]
 fn a_gate_names_what_it_reads_and_is_checked_like_a_rule() {
     assert_eq!(
         gate("motion.score > 0 && person.count > 0", 0).reads(),

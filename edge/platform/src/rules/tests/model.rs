@@ -345,9 +345,16 @@ fn joined(on: Vec<Range<usize>>) -> Vec<Range<usize>> {
     out
 }
 
-/// Times, in ns, that are sometimes nothing, sometimes about a frame, sometimes many.
+/// Times, in ns, that are sometimes nothing, sometimes about a frame, sometimes many; often such
+/// that frames meet them exactly.
 fn span() -> impl Strategy<Value = i64> {
-    prop_oneof![Just(0), 1..150_i64, 100..1500_i64].prop_map(|ms| ms * NS_PER_MS)
+    let ms = prop_oneof![
+        Just(0),
+        1..150_i64,
+        100..1500_i64,
+        (0..12_i64).prop_map(|n| n * 100),
+    ];
+    ms.prop_map(|ms| ms * NS_PER_MS)
 }
 
 fn keys() -> impl Strategy<Value = Keys> {
@@ -375,7 +382,13 @@ fn keys() -> impl Strategy<Value = Keys> {
 
 /// How one frame follows another: mostly a jittery interval, sometimes a stall.
 fn step() -> impl Strategy<Value = i64> {
-    prop_oneof![8 => 1..200_i64, 1 => 200..2500_i64].prop_map(|ms| ms * NS_PER_MS)
+    let ms = prop_oneof![
+        4 => 1..200_i64,
+        12 => Just(100),
+        1 => (2..20_i64).prop_map(|n| n * 100),
+        1 => 200..2500_i64,
+    ];
+    ms.prop_map(|ms| ms * NS_PER_MS)
 }
 
 fn truth(often: u32) -> impl Strategy<Value = Option<bool>> {
@@ -555,6 +568,6 @@ fn the_histories_reach_every_way_a_rule_can_go() {
         }
     }
     let all = (fired, ends, quiet, late);
-    assert!(fired.iter().chain(&ends).all(|n| *n > 100), "{all:?}");
+    assert!(fired.iter().chain(&ends).all(|n| *n >= 50), "{all:?}");
     assert!(quiet > 50 && late > 300, "{all:?}");
 }
