@@ -57,13 +57,17 @@ pub enum BuildError {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = std::env::temp_dir().join(format!("visualpath-doc-{}", std::process::id()));
+/// let seen = RuleConfig {
+///     clip: false,
+///     ..RuleConfig::new("seen".parse()?, "moving.score >= 0.0")
+/// };
 /// let mut source = SourceConfig::new("synthetic:?frames=20&fps=10");
 /// source.realtime = false;
 /// let report = Pipeline::builder()
 ///     .state_dir(&dir)
 ///     .source("cam0", source)?
 ///     .extractor("moving", ExtractorConfig::new("motion"))?
-///     .rules("busy", [RuleConfig::new("seen".parse()?, "moving.score >= 0.0").without_clip()])?
+///     .rules("busy", [seen])?
 ///     .path("yard", &["cam0"], &["moving"], "busy")?
 ///     .build()?
 ///     .run()?;

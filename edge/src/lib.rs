@@ -20,6 +20,7 @@ pub mod exit;
 pub mod models;
 pub mod pipeline;
 pub mod reader;
+pub mod rule_tests;
 pub mod version;
 
 pub use builder::{BuildError, ConfigError, PipelineBuilder};

@@ -19,7 +19,7 @@ use visualpath_core::{
 };
 use visualpath_frames::{FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
-use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig};
+use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig, TimeZone};
 use visualpath_platform::{
     Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, Merger, PathSink,
     PathSpec, Runner, Times,
@@ -256,7 +256,7 @@ fn a_whole_frame_allocates_a_small_constant_number_of_times() {
             signals: vec!["count".into()],
             zones: vec![],
         };
-        let rules = Rules::compile(config, &[known]).unwrap();
+        let rules = Rules::compile(config, &[known], TimeZone::UTC).unwrap();
         let (per_frame, views, copies) = run(isolation, None, rules);
         let first = per_frame[0];
         assert!(

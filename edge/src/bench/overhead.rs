@@ -8,7 +8,7 @@ use visualpath_core::{
     Aligned, Clock, ExtractError, Extractor, FrameView, FusionInput, FusionResult, MonotonicClock,
     Name, Observation, Outcome, StopFlag, ViewSpec,
 };
-use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig};
+use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig, TimeZone};
 use visualpath_platform::{
     Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, Merger, PathSink,
     PathSpec, Runner, Times,
@@ -130,7 +130,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
         signals: vec!["count".to_owned()],
         zones: vec![],
     };
-    let rules = Rules::compile(config, &[known]).map_err(|e| {
+    let rules = Rules::compile(config, &[known], TimeZone::UTC).map_err(|e| {
         anyhow::anyhow!("{}", e.first().map(ToString::to_string).unwrap_or_default())
     })?;
     let (handed, triggers) = bounded(1024);

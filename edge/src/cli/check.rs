@@ -1,23 +1,48 @@
 //! `visualpath validate` and `visualpath config`.
 
+use std::path::Path;
+
+use serde::Serialize;
 use visualpath_core::Name;
+use visualpath_platform::Registry;
 
 use super::{
     ConfigArgs, complain, exit_of, fail, findings_of, load_options, refuse, say, say_json,
 };
 use crate::builtin;
-use crate::config::{self, Diagnostic};
+use crate::config::{self, Config, Diagnostic};
 use crate::exit::Exit;
 use crate::pipeline::{build, plan};
+use crate::rule_tests::{self, CaseResult};
 
-pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
+/// What `validate` is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Models and plugins too.
+    pub plugins: bool,
+    /// The tests beside the rules too.
+    pub tests: bool,
+    /// JSON.
+    pub json: bool,
+}
+
+/// With `--tests --json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    findings: &'a [Diagnostic],
+    tests: &'a [CaseResult],
+    passed: usize,
+    failed: usize,
+}
+
+pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
     let options = match load_options(args) {
         Ok(options) => options,
         Err(exit) => return exit,
     };
     let loaded = match config::load(&options) {
         Ok(loaded) => loaded,
-        Err(findings) => return answer(&findings, json, Exit::Config),
+        Err(findings) => return answer(&findings, &[], wanted, Exit::Config),
     };
     let registry = match builtin::registry() {
         Ok(registry) => registry,
@@ -30,52 +55,100 @@ pub fn validate(args: &ConfigArgs, plugins: bool, json: bool) -> Exit {
             .iter()
             .map(|line| (line.source.clone(), line.slots()))
             .collect();
-        if plugins {
+        if wanted.plugins {
             for planned in plan.lines.iter().flat_map(|line| &line.extractors) {
                 build::warm_up(&mut build::load(planned)?, planned.view)?;
             }
         }
         Ok(slots)
     });
-    match planned {
-        Ok(slots) => {
-            let exit = answer(&findings, json, Exit::Ok);
-            if exit != Exit::Ok || json {
-                return exit;
-            }
-            let checked = if plugins {
-                "config, plugins and models"
-            } else {
-                "config and rules"
+    let slots = match planned {
+        Ok(slots) => slots,
+        Err(error) => {
+            return match findings_of(&loaded, &error) {
+                Some(wrong) => {
+                    findings.extend(wrong);
+                    answer(&findings, &[], wanted, exit_of(&error))
+                }
+                None => refuse(&loaded, &error),
             };
-            say(&format!(
-                "{}: {checked} are valid; frame slots: {}",
-                options.path.display(),
-                slots
-                    .iter()
-                    .map(|(source, n)| format!("{source} {n}"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ))
         }
-        Err(error) => match findings_of(&loaded, &error) {
-            Some(wrong) => {
-                findings.extend(wrong);
-                answer(&findings, json, exit_of(&error))
-            }
-            None => refuse(&loaded, &error),
-        },
+    };
+    if wanted.tests {
+        return test(&options.path, &loaded.config, &registry, &findings, wanted);
     }
+    let exit = answer(&findings, &[], wanted, Exit::Ok);
+    if exit != Exit::Ok || wanted.json {
+        return exit;
+    }
+    let checked = if wanted.plugins {
+        "config, plugins and models"
+    } else {
+        "config and rules"
+    };
+    let slots: Vec<String> = slots
+        .iter()
+        .map(|(source, n)| format!("{source} {n}"))
+        .collect();
+    say(&format!(
+        "{}: {checked} are valid; frame slots: {}",
+        options.path.display(),
+        slots.join(", ")
+    ))
+}
+
+/// Runs the tests of a valid config, and tells of each as it is done.
+fn test(
+    file: &Path,
+    config: &Config,
+    registry: &Registry,
+    findings: &[Diagnostic],
+    wanted: Wanted,
+) -> Exit {
+    if !wanted.json {
+        complain(findings);
+    }
+    let dir = file.parent().unwrap_or(Path::new(""));
+    let mut said = Exit::Ok;
+    let tests = rule_tests::run(config, dir, registry, |case| {
+        if !wanted.json && said == Exit::Ok {
+            said = say(&case.to_string());
+        }
+    });
+    let exit = match tests.iter().all(|t| t.passed) {
+        true => Exit::Ok,
+        false => Exit::Failed,
+    };
+    if wanted.json {
+        return answer(findings, &tests, wanted, exit);
+    }
+    if tests.is_empty() && said == Exit::Ok {
+        said = say(&format!(
+            "{}: no tests; write [[fusion.<name>.config.test]] beside the rules",
+            file.display()
+        ));
+    }
+    if said == Exit::Ok { exit } else { said }
 }
 
 /// Findings go to standard error for people, to standard output for programs.
-fn answer(findings: &[Diagnostic], json: bool, exit: Exit) -> Exit {
-    if json {
-        let said = say_json(&findings);
-        return if said == Exit::Ok { exit } else { said };
+fn answer(findings: &[Diagnostic], tests: &[CaseResult], wanted: Wanted, exit: Exit) -> Exit {
+    if !wanted.json {
+        complain(findings);
+        return exit;
     }
-    complain(findings);
-    exit
+    let said = if wanted.tests {
+        let passed = tests.iter().filter(|t| t.passed).count();
+        say_json(&Document {
+            findings,
+            tests,
+            passed,
+            failed: tests.len() - passed,
+        })
+    } else {
+        say_json(&findings)
+    };
+    if said == Exit::Ok { exit } else { said }
 }
 
 pub fn schema(message: Option<&str>) -> Exit {

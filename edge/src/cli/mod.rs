@@ -44,6 +44,9 @@ enum Verb {
         /// Also load every model and let every extractor look at a test picture.
         #[arg(long)]
         plugins: bool,
+        /// Also run the tests beside the rules: every `[[fusion.<name>.config.test]]`.
+        #[arg(long)]
+        tests: bool,
         /// Print the findings as JSON.
         #[arg(long)]
         json: bool,
@@ -192,8 +195,16 @@ pub fn main() -> Exit {
         Verb::Validate {
             config,
             plugins,
+            tests,
             json,
-        } => check::validate(&config, plugins, json),
+        } => {
+            let wanted = check::Wanted {
+                plugins,
+                tests,
+                json,
+            };
+            check::validate(&config, wanted)
+        }
         Verb::Config(ConfigVerb::Schema { message }) => check::schema(message.as_deref()),
         Verb::Config(ConfigVerb::Default) => say(config::default_text().trim_end()),
         Verb::Config(ConfigVerb::Show {

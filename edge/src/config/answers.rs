@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use jiff::tz::TimeZone;
 use visualpath_core::{Name, Zone};
 
 use super::Machine;
@@ -14,6 +15,21 @@ impl Config {
     /// The device's id. [`super::load`] always fills it in.
     pub fn device_id(&self) -> &str {
         self.device.id.as_ref().map_or("device", DeviceId::as_str)
+    }
+
+    /// The time zone of the hours in which rules are active: the device's, else the system's, else
+    /// UTC.
+    pub fn timezone(&self) -> TimeZone {
+        let named = self.device.timezone.as_deref().map(TimeZone::get);
+        match named {
+            Some(Ok(timezone)) => timezone,
+            // Only for a config that was not checked.
+            Some(Err(error)) => {
+                tracing::error!(%error, "device.timezone: taken as UTC");
+                TimeZone::UTC
+            }
+            None => TimeZone::try_system().unwrap_or(TimeZone::UTC),
+        }
     }
 
     /// Where clips go.

@@ -4,9 +4,11 @@
 //! whole tree for names: a reference to an extractor that is there but wrong is not a fault of its
 //! own.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use visualpath_core::{Name, TriggerKind, Zone, ZoneError, nearest};
+use visualpath_core::{Name, Zone, ZoneError, nearest};
 
 use super::conform::names;
 use super::diagnostic::Diagnostic;
@@ -33,6 +35,7 @@ pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
     };
     check.schema_given();
     check.required_sections();
+    check.timezone();
     check.sources();
     check.extractors();
     check.zones();
@@ -413,41 +416,8 @@ impl Check<'_> {
                     "for example:\n[[fusion.{name}.config.rule]]\nlabel = \"visitor\"\nwhen = \"person.count >= 1\"\nfor_ms = 700\npre_s = 3.0"
                 ));
             }
-            let mut labels = BTreeSet::new();
-            for (index, rule) in rules.rule.iter().enumerate() {
-                let key = |k: &str| format!("fusion.{name}.config.rule[{index}].{k}");
-                if !labels.insert(&rule.label) {
-                    self.error(
-                        key("label"),
-                        format!("`{}` labels an earlier rule too", rule.label),
-                    )
-                    .hint = Some(
-                        "give each rule of a fusion its own: topics and states are named after it"
-                            .to_owned(),
-                    );
-                }
-                if rule.when.trim().is_empty() {
-                    self.error(key("when"), "expected a condition, got \"\"")
-                        .hint = Some("for example \"person.count >= 1\"".to_owned());
-                }
-                if rule.score.as_ref().is_some_and(|s| s.trim().is_empty()) {
-                    self.error(
-                        key("score"),
-                        "expected a number or a CEL expression, got \"\"",
-                    );
-                }
-                let range_s = rule.max_s * 1000.0;
-                #[expect(clippy::cast_precision_loss, reason = "at most a day in ms")]
-                if rule.kind == TriggerKind::Range && rule.for_ms as f64 > range_s {
-                    self.warning(
-                        key("max_s"),
-                        format!(
-                            "a range is split after {} s but fires only after for_ms = {}",
-                            rule.max_s, rule.for_ms
-                        ),
-                    );
-                }
-            }
+            self.rules(name, rules);
+            self.tests(name, rules);
         }
     }
 

@@ -9,6 +9,7 @@ use visualpath_core::{Name, nearest};
 use super::diagnostic::Diagnostic;
 use super::model::{DeviceId, NAME_PATTERN};
 use super::schema::{keys, property, resolve, schema, words};
+use super::show::example as example_text;
 use super::tree::{Node, Table, Value, join, toml_string};
 
 /// Most known keys listed in a hint.
@@ -176,7 +177,7 @@ fn check_table(
             let message = format!("missing: expected {}", expected(known, key));
             let mut missing = Diagnostic::error(&node.origin, join(path, key), message);
             if let Some(example) = known.pointer("/examples/0") {
-                missing = missing.hint(format!("add `{key} = {example}`"));
+                missing = missing.hint(format!("add `{key} = {}`", example_text(example)));
             }
             out.push(missing);
         }

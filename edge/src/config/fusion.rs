@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-pub use visualpath_platform::rules::{RuleConfig, RulesConfig};
+pub use visualpath_platform::rules::{ExpectedTrigger, RuleConfig, RuleTest, RulesConfig};
 
 /// One fusion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ struct RawFusion {
     /// The plugin's name; `rules` is built in.
     #[schemars(extend("examples" = ["rules"]))]
     plugin: String,
-    /// The plugin's config; of `rules`: `rule` and `stale_ms`.
+    /// The plugin's config; of `rules`: `rule`, `test` and `stale_ms`.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
 }

@@ -35,9 +35,9 @@ pub use last_good::{LastGoodError, Start, last_good_file, load_or_last_good, sav
 pub use layers::{LoadOptions, find_default};
 pub use machine::Machine;
 pub use model::{
-    Auto, ClipCodec, ClipConfig, Config, DropPolicy, ExtractorConfig, Fallback, FusionConfig,
-    FusionSettings, Isolation, MqttConfig, OneOrMany, PathConfig, RuleConfig, RulesConfig,
-    SourceConfig, SourceFormat, TraceLevel, Transport, ZoneConfig,
+    Auto, ClipCodec, ClipConfig, Config, DropPolicy, ExpectedTrigger, ExtractorConfig, Fallback,
+    FusionConfig, FusionSettings, Isolation, MqttConfig, OneOrMany, PathConfig, RuleConfig,
+    RuleTest, RulesConfig, SourceConfig, SourceFormat, TraceLevel, Transport, ZoneConfig,
 };
 pub use schema::{KeyInfo, SECTIONS, keys, schema};
 pub use show::{ShownKey, show, show_text};

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use super::fusion::{FusionConfig, FusionSettings, RuleConfig, RulesConfig};
+pub use super::fusion::{
+    ExpectedTrigger, FusionConfig, FusionSettings, RuleConfig, RuleTest, RulesConfig,
+};
 pub use super::values::{DEVICE_PATTERN, DeviceId, NAME_PATTERN, OneOrMany};
 use super::values::{auto_integer, name, name_or_names, named, names};
 use schemars::JsonSchema;
@@ -89,6 +91,10 @@ pub struct DeviceConfig {
     pub id: Option<DeviceId>,
     /// Directory of everything kept: clips, outbox, models, plugins.
     pub state_dir: PathBuf,
+    /// IANA name of the time zone (`Europe/Berlin`) of the hours in which rules are `active`.
+    /// Default: the system's, else UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
 }
 
 impl Default for DeviceConfig {
@@ -96,6 +102,7 @@ impl Default for DeviceConfig {
         Self {
             id: None,
             state_dir: "/var/lib/visualpath".into(),
+            timezone: None,
         }
     }
 }

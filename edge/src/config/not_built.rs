@@ -87,14 +87,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
         Error,
         "there is: a video file",
     ),
-    row("fusion.*.config.rule[].then", Set, Error, "there is: when"),
-    row("fusion.*.config.rule[].within_ms", Set, Warning, NO_EFFECT),
-    row(
-        "fusion.*.config.rule[].unless",
-        Set,
-        Error,
-        "there is: when",
-    ),
     row("clip.codec", Is(&["mjpeg"]), Error, "there is: auto, h264"),
     row(
         "mqtt.url",

@@ -151,7 +151,7 @@ pub fn keys() -> Vec<KeyInfo> {
 }
 
 /// The sections in reading order.
-pub const SECTIONS: [&str; 17] = [
+pub const SECTIONS: [&str; 19] = [
     "",
     "device",
     "isolation",
@@ -163,6 +163,8 @@ pub const SECTIONS: [&str; 17] = [
     "fusion.*",
     "fusion.*.config",
     "fusion.*.config.rule[]",
+    "fusion.*.config.test[]",
+    "fusion.*.config.test[].expect[]",
     "clip",
     "mqtt",
     "observability",

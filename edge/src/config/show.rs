@@ -108,6 +108,12 @@ fn text(keys: &[ShownKey], origins: bool) -> String {
     out + &blocks
 }
 
+/// A value of the schema (an example) as TOML.
+pub(super) fn example(json: &Json) -> String {
+    Node::from_json(json, &Origin::Default)
+        .map_or_else(|| json.to_string(), |node| toml_of(&node, Text::AsWritten))
+}
+
 /// Adds what `all` has and `node` has not, as defaults.
 fn fill(node: &mut Node, all: &Json) {
     match (&mut node.value, all) {

@@ -276,7 +276,7 @@ fn paths(
         };
         let key = |k: &str| format!("fusion.{}.{k}", settings.fusion);
         let fusion: Box<dyn Fusion> = if let Some(rules) = fusion_settings.rules() {
-            match Rules::compile(rules.clone(), &known) {
+            match Rules::compile(rules.clone(), &known, config.timezone()) {
                 Ok(rules) => Box::new(rules),
                 Err(errors) => {
                     let fault = |e: visualpath_platform::rules::RuleError| {

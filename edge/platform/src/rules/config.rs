@@ -4,10 +4,13 @@
 //! `docs/reference` are made from these types.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use visualpath_core::{Auto, Name, TriggerKind, nearest};
+
+use super::hours::Hours;
 
 /// Most rules one fusion may have; each is evaluated on every frame.
 pub const MAX_RULES: usize = 64;
@@ -25,6 +28,10 @@ pub struct RulesConfig {
     /// 200.
     #[schemars(schema_with = "stale_schema")]
     pub stale_ms: Auto<u64>,
+    /// Recordings and what the rules must say about them: run by `visualpath validate --tests`,
+    /// not read otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<RuleTest>,
 }
 
 /// One rule. All times are source time.
@@ -71,16 +78,63 @@ pub struct RuleConfig {
     /// Whether a clip is made.
     #[serde(default = "yes")]
     pub clip: bool,
-    /// CEL condition that must follow `when` within `within_ms`.
+    /// CEL condition that must follow: the rule fires when it holds, at most `within_ms` after
+    /// `when` has held for `for_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub then: Option<String>,
-    /// See `then`.
+    /// How long `then` is waited for. Without `then`: the rule fires if `unless` did not hold for
+    /// this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400_000))]
     pub within_ms: Option<u64>,
-    /// CEL condition that cancels.
+    /// CEL condition that cancels, as long as the rule has not fired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless: Option<String>,
+    /// Hours of the week, in the time zone of `device.timezone`: `Mon-Fri 18:00-08:00`, several
+    /// separated by `;`. Outside them its conditions count as false and nothing fires. Default:
+    /// always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+}
+
+/// A recording and the triggers that the rules must give on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuleTest {
+    /// The video file; a relative path is relative to the directory of the config file.
+    #[schemars(extend("examples" = ["tests/visitor.mp4"]))]
+    pub clip: PathBuf,
+    /// What it is about, for the report. Default: the clip's file name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The path to run; needed when several paths have this fusion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Name>,
+    /// The triggers that must come; of a range, its start. An empty list: none.
+    #[schemars(extend("examples" = [[{"label": "visitor", "at_s": 12.5}]]))]
+    pub expect: Vec<ExpectedTrigger>,
+    /// Whether any other trigger fails the test.
+    #[serde(default = "yes")]
+    pub only: bool,
+    /// Wall time of the clip's first moment, RFC 3339, for rules with `active`. Default: now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// A trigger a [`RuleTest`] waits for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectedTrigger {
+    /// The rule's label.
+    #[schemars(extend("examples" = ["visitor"]))]
+    pub label: Name,
+    /// Source time at which the event began: when `when` became true.
+    #[schemars(range(min = 0, max = 86_400), extend("examples" = [12.5]))]
+    pub at_s: f64,
+    /// Largest difference.
+    #[serde(default = "tolerance_s")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub tolerance_s: f64,
 }
 
 impl RuleConfig {
@@ -101,24 +155,37 @@ impl RuleConfig {
             then: None,
             within_ms: None,
             unless: None,
+            active: None,
         }
     }
 
-    /// The keys it has that this build can't do.
-    pub(super) fn not_built(&self) -> impl Iterator<Item = &'static str> {
-        [
-            ("then", self.then.is_some()),
-            ("within_ms", self.within_ms.is_some()),
-            ("unless", self.unless.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(key, set)| set.then_some(key))
+    /// What is wrong with its keys together, or with `active`: the key, and a message. Expressions
+    /// are checked by [`super::Rules::compile`].
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        match (&self.then, self.within_ms, &self.unless) {
+            (Some(_), None, _) => faults.push((
+                "then",
+                "needs `within_ms`: how long after `when` it may come".to_owned(),
+            )),
+            (None, Some(_), None) => faults.push((
+                "within_ms",
+                "says how long to wait, but there is neither `then` to come nor `unless` to stay \
+                 away"
+                    .to_owned(),
+            )),
+            _ => {}
+        }
+        if let Some(Err(message)) = self.active.as_deref().map(Hours::parse) {
+            faults.push(("active", message));
+        }
+        faults
     }
 }
 
 impl RulesConfig {
     /// What is wrong apart from expressions: too many rules, a label used twice, numbers out of
-    /// bounds (also for apps that make this type themselves), keys of a later build.
+    /// bounds (also for apps that make this type themselves), keys that don't go together.
     pub(super) fn faults(&self) -> Vec<RuleError> {
         let mut faults = Vec::new();
         if self.rule.len() > MAX_RULES {
@@ -154,18 +221,16 @@ impl RulesConfig {
                 ("for_ms", rule.for_ms),
                 ("release_ms", rule.release_ms),
                 ("cooldown_ms", rule.cooldown_ms),
+                ("within_ms", rule.within_ms.unwrap_or(1)),
             ] {
-                if ms > MAX_MS {
-                    let message = format!("expected milliseconds, 0 to {MAX_MS}, got {ms}");
+                let least = u64::from(key == "within_ms");
+                if !(least..=MAX_MS).contains(&ms) {
+                    let message = format!("expected milliseconds, {least} to {MAX_MS}, got {ms}");
                     faults.push(RuleError::new(Some(index), key, message));
                 }
             }
-            for key in rule.not_built() {
-                faults.push(RuleError::new(
-                    Some(index),
-                    key,
-                    "not in this build yet; remove it",
-                ));
+            for (key, message) in rule.faults() {
+                faults.push(RuleError::new(Some(index), key, message));
             }
         }
         faults
@@ -192,6 +257,9 @@ fn max_s() -> f64 {
 }
 fn yes() -> bool {
     true
+}
+fn tolerance_s() -> f64 {
+    0.5
 }
 
 fn stale_schema(_: &mut SchemaGenerator) -> Schema {

@@ -27,11 +27,11 @@ struct Counts {
 pub struct RuleCounts {
     /// The rule.
     pub label: Name,
-    /// Frames on which its condition was evaluated.
+    /// Frames on which its conditions were evaluated: those within its hours.
     pub evaluated: u64,
     /// Times it fired.
     pub fired: u64,
-    /// Evaluations, of `when` or `score`, that ended in an error other than a missing signal.
+    /// Evaluations, of a condition or of `score`, that ended in an error other than a missing signal.
     pub errors: u64,
     /// Evaluations that ended because a signal was missing (its extractor has not answered yet, or
     /// its last answer is stale), by `extractor.signal`; keys computed by the expression count
@@ -77,6 +77,18 @@ impl RuleCounters {
         let named = missing.iter().find(|(s, _)| Some(&**s) == signal);
         if let Some((_, count)) = named.or(missing.last()) {
             count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts rule `rule` on from rule `before` of `old`; both read the same signals.
+    pub(super) fn go_on_from(&self, rule: usize, old: &Self, before: usize) {
+        let (rule, before) = (&self.rules[rule], &old.rules[before]);
+        let add = |to: &AtomicU64, from: &AtomicU64| to.fetch_add(from.load(Relaxed), Relaxed);
+        add(&rule.evaluated, &before.evaluated);
+        add(&rule.fired, &before.fired);
+        add(&rule.errors, &before.errors);
+        for ((_, to), (_, from)) in rule.missing.iter().zip(&before.missing) {
+            add(to, from);
         }
     }
 

@@ -78,6 +78,13 @@ impl Expression {
         })
     }
 
+    /// The signal it names as `key` that is not held.
+    pub fn missing(&self, key: &str, maps: &HeldMaps) -> Option<&Read> {
+        self.reads.iter().find(|read| {
+            *read.signal == *key && maps.0[read.extractor].get_signal(&read.signal).is_none()
+        })
+    }
+
     /// Whether the condition holds.
     pub fn truth(&self, cx: &Context<'_, '_>) -> Result<bool, ExecutionError> {
         let value = evaluate(self.program.expression(), cx)?;

@@ -13,7 +13,7 @@ use cel::common::traits::{Container, Indexer};
 use cel::common::types::{CelDouble, CelString, MAP_TYPE, Type};
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::context::VariableResolver;
-use visualpath_core::{AlignedEntry, Held, Name};
+use visualpath_core::{ExtractorSignals, Held, Name};
 
 /// The held signals of one extractor.
 #[derive(Debug, Clone)]
@@ -44,10 +44,17 @@ impl HeldMap {
         }
     }
 
-    /// Takes what the extractor holds at this frame.
-    pub fn refill(&mut self, entry: Option<&AlignedEntry>) {
-        match entry.and_then(|e| e.held.as_ref()) {
-            Some(held) if self.held.as_ref().is_some_and(|h| Arc::ptr_eq(h, held)) => {}
+    /// Takes what the extractor holds at this frame; whether that is something else than before.
+    pub fn refill(&mut self, held: Option<&Arc<Held>>) -> bool {
+        let same = match (held, &self.held) {
+            (Some(held), Some(before)) => Arc::ptr_eq(held, before),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return false;
+        }
+        match held {
             Some(held) => {
                 self.values.clear();
                 self.values.extend(
@@ -59,6 +66,7 @@ impl HeldMap {
             }
             None => self.clear(),
         }
+        true
     }
 
     pub fn clear(&mut self) {
@@ -144,6 +152,26 @@ impl Indexer for HeldMap {
 /// All maps of a fusion, as CEL's variables.
 #[derive(Debug)]
 pub(super) struct HeldMaps(pub Vec<HeldMap>);
+
+impl HeldMaps {
+    /// Empty maps of these extractors.
+    pub fn new(extractors: &[ExtractorSignals]) -> Self {
+        Self(
+            extractors
+                .iter()
+                .map(|e| HeldMap::new(e.name.clone()))
+                .collect(),
+        )
+    }
+
+    /// Observations held by these extractors.
+    pub fn observations(&self, extractors: &[usize]) -> u32 {
+        let held = extractors.iter().filter_map(|i| self.0[*i].held());
+        held.fold(0, |sum, held| {
+            sum.saturating_add(u32::try_from(held.observations.len()).unwrap_or(u32::MAX))
+        })
+    }
+}
 
 impl VariableResolver for HeldMaps {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {

@@ -2,8 +2,12 @@
 
 mod behaviour;
 mod expressions;
+mod gate;
+mod hours;
 mod model;
 mod reference;
+mod sequence;
+mod take_over;
 mod wrong;
 
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use visualpath_core::{
     Aligned, AlignedEntry, Fusion, FusionInput, Held, NS_PER_MS, Name, Object, Observation, Trigger,
 };
 
-use super::{ExtractorSignals, RuleError, Rules, RulesConfig};
+use super::{ExtractorSignals, RuleError, Rules, RulesConfig, TimeZone};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -37,7 +41,7 @@ fn path() -> Vec<ExtractorSignals> {
 fn compile(rules: &Value) -> Result<Rules, Vec<RuleError>> {
     let config: RulesConfig = serde_json::from_value(json!({ "rule": rules }))
         .map_err(|e| vec![RuleError::new(None, "rule", e.to_string())])?;
-    Rules::compile(config, &path())
+    Rules::compile(config, &path(), TimeZone::UTC)
 }
 
 /// One rule `r` with this condition that fires at once and releases at once, and more keys.

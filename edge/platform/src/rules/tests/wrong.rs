@@ -255,7 +255,7 @@ fn a_wrong_condition_is_told_what_is_wrong_where() {
 fn a_number_out_of_bounds_is_told_with_its_bounds() {
     let said = errors(&json!([
         {"label": "a", "when": "true", "pre_s": 601.0, "max_s": 0.5, "for_ms": 86_400_001},
-        {"label": "b", "when": "true", "then": "true", "within_ms": 5},
+        {"label": "b", "when": "true", "then": "true", "active": "Mon"},
     ]));
     assert_eq!(
         said,
@@ -263,8 +263,9 @@ fn a_number_out_of_bounds_is_told_with_its_bounds() {
             "rule[0].pre_s: expected seconds, 0 to 600, got 601",
             "rule[0].max_s: expected seconds, 1 to 3600, got 0.5",
             "rule[0].for_ms: expected milliseconds, 0 to 86400000, got 86400001",
-            "rule[1].then: not in this build yet; remove it",
-            "rule[1].within_ms: not in this build yet; remove it",
+            "rule[1].then: needs `within_ms`: how long after `when` it may come",
+            "rule[1].active: `Mon` has no times: expected days and times as in \"Mon-Fri \
+             18:00-08:00\", several separated by `;`",
         ]
     );
     let many = vec![json!({"label": "a", "when": "true"}); MAX_RULES + 1];
