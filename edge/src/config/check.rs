@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use visualpath_core::{Name, TriggerKind, Zone, ZoneError, nearest};
+use visualpath_media::source::synthetic;
 
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceFormat,
+    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceConfig, SourceFormat,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
@@ -233,7 +234,25 @@ impl Check<'_> {
                         "has no effect on a file: it has its own format",
                     );
                 }
+            } else if synthetic::Params::is_uri(&source.uri) {
+                self.synthetic(name, source);
             }
+        }
+    }
+
+    fn synthetic(&mut self, name: &Name, source: &SourceConfig) {
+        let key = |k: &str| format!("source.{name}.{k}");
+        let asked = synthetic::Asked {
+            width: source.width,
+            height: source.height,
+            fps: source.fps,
+        };
+        if let Err(wrong) = synthetic::Params::parse(&source.uri, &asked) {
+            self.error(key("uri"), wrong.to_string());
+        }
+        if source.format != SourceFormat::Auto {
+            self.warning(key("format"), "has no effect on a synthetic source")
+                .hint = Some("write `format=` into its URI".to_owned());
         }
     }
 

@@ -90,16 +90,9 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     row("python.interpreter", Set, Warning, NO_EFFECT),
     row(
         "source.*.uri",
-        StartsWith(&[
-            "/dev/",
-            "rtsp://",
-            "rtsps://",
-            "exec:",
-            "camera:",
-            "synthetic:",
-        ]),
+        StartsWith(&["/dev/", "rtsp://", "rtsps://", "exec:", "camera:"]),
         Error,
-        "there is: a video file",
+        "there is: a video file, synthetic:",
     ),
     row("fusion.*.config.rule[].then", Set, Error, "there is: when"),
     row("fusion.*.config.rule[].within_ms", Set, Warning, NO_EFFECT),
