@@ -27,6 +27,8 @@ pub(crate) struct Region {
 const NONE: u32 = 0;
 /// Cells not visited yet; regions are numbered from 1.
 const ACTIVE: u32 = u32::MAX;
+/// Set while a cell's own neighbours must not follow it into its region.
+const FRINGE: u32 = 1 << 31;
 
 /// Room for all steps, made once.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ impl Cells {
                 self.grow(cell);
             }
         }
+        self.add_fringe();
         self.outline(changed, differences, moving);
         self.regions
             .sort_unstable_by_key(|r| (std::cmp::Reverse(r.area), r.top, r.left));
@@ -197,6 +200,29 @@ impl Cells {
         }
     }
 
+    /// Cells on which a region's rim just touches belong to it, though they would make none.
+    fn add_fringe(&mut self) {
+        if self.regions.is_empty() {
+            return;
+        }
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                let cell = row * self.columns + column;
+                if self.label[cell] != NONE || self.hard[cell] == 0 {
+                    continue;
+                }
+                let of = |c: usize| self.label[c];
+                let beside = self.around(row, column).map(of);
+                if let Some(label) = beside.into_iter().find(|l| (1..FRINGE).contains(l)) {
+                    self.label[cell] = label | FRINGE;
+                }
+            }
+        }
+        for label in &mut self.label {
+            *label &= !FRINGE;
+        }
+    }
+
     /// Fits each region's box to its pixels.
     fn outline(
         &mut self,
@@ -294,8 +320,11 @@ mod tests {
     #[test]
     fn specks_are_nothing_and_small_regions_are_left_out() {
         let mut changed = blank();
-        for i in (0..W * H).step_by(7) {
-            changed[i] = 1;
+        for y in (0..H).step_by(4) {
+            for x in (0..W - 2).step_by(4) {
+                changed[y * W + x] = 1;
+                changed[(y + 1) * W + x + 2] = 1;
+            }
         }
         assert!(boxes(&changed, None, 1).is_empty(), "two of 16 everywhere");
         let mut changed = blank();

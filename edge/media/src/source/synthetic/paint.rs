@@ -114,10 +114,11 @@ impl Painter {
         let params = &self.params;
         let stride = params.width as usize;
         luma.copy_from_slice(&self.background);
-        if let Some(shadow) = &self.shadow {
+        let there = n >= params.shapes_at;
+        if let Some(shadow) = self.shadow.as_ref().filter(|_| there) {
             darken(luma, stride, shadow.at(n, params.fps_milli), shadow.side);
         }
-        for shape in &self.shapes {
+        for shape in self.shapes.iter().filter(|_| there) {
             let level = if self.dimmed {
                 lit(shape.level, params.light_pct)
             } else {
@@ -221,7 +222,8 @@ fn fill(luma: &mut [u8], stride: usize, shape: &Shape, (left, top): (i64, i64), 
             // Twice everything, so that the centre is whole.
             let dy = 2 * y + 1 - side;
             let half = (side * side - dy * dy).max(0).isqrt();
-            (left + (side - half) / 2, left + (side + half) / 2)
+            let inset = (side - half) / 2;
+            (left + inset, left + side - inset)
         } else {
             (left, left + side)
         };

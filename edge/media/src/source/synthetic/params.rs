@@ -14,7 +14,7 @@ const MIN_SIDE: u32 = 16;
 /// Pictures that can be numbered: the width of the number in the block code.
 const MAX_FRAMES: u64 = 1 << code::FRAME_BITS;
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "width",
     "height",
     "fps",
@@ -26,11 +26,12 @@ const KEYS: [&str; 19] = [
     "shape",
     "size",
     "speed",
+    "shapes_at",
     "jitter_ms",
     "gap_every",
     "gap_frames",
     "light_at",
-    "light",
+    "light_pct",
     "noise",
     "code",
     "text",
@@ -83,13 +84,15 @@ pub struct Params {
     pub size_pct: u32,
     /// Speed of a shape along each axis, percent of that side per second.
     pub speed_pct: u32,
+    /// First picture of a round with shapes (or the shadow) in it.
+    pub shapes_at: u64,
     /// Most that a time stamp is off, either way, nanoseconds.
     pub jitter_ns: i64,
     /// Of so many pictures the last [`gap_frames`](Self::gap_frames) are lost; 0 loses none.
     pub gap_every: u64,
     /// Pictures lost in a row.
     pub gap_frames: u64,
-    /// First picture under another light.
+    /// First picture of a round under another light.
     pub light_at: Option<u64>,
     /// That light, percent of the one before.
     pub light_pct: u32,
@@ -317,9 +320,9 @@ impl Params {
         }
         let (gap_every, gap_frames) = gaps(&written)?;
         let light_at = written.whole("light_at", 1, MAX_FRAMES)?;
-        let light = written.small("light", 10, 400)?;
+        let light = written.small("light_pct", 10, 400)?;
         if light.is_some() && light_at.is_none() {
-            return Err(wrong("light", "has no effect without `light_at`"));
+            return Err(wrong("light_pct", "has no effect without `light_at`"));
         }
         let (code, text) = writing(&written, width, height)?;
         let formats = [
@@ -354,6 +357,7 @@ impl Params {
             kinds: written.word("shape", &kinds)?.unwrap_or(Kinds::Both),
             size_pct: written.small("size", 1, 90)?.unwrap_or(20),
             speed_pct: written.small("speed", 0, 1000)?.unwrap_or(20),
+            shapes_at: written.whole("shapes_at", 0, MAX_FRAMES)?.unwrap_or(0),
             jitter_ns,
             gap_every,
             gap_frames,

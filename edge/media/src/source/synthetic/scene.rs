@@ -13,10 +13,13 @@ pub struct TruthObject {
 
 /// What is really in picture number `frame` (counted over rounds, as in the block code): the
 /// moving shapes, in drawing order; a later one may hide an earlier one. Empty for the scenes
-/// `empty` and `shadow`.
+/// `empty` and `shadow`, and before `shapes_at`.
 pub fn truth(params: &Params, frame: u64) -> Vec<TruthObject> {
     let (w, h) = (f64::from(params.width), f64::from(params.height));
     let n = in_round(params, frame);
+    if n < params.shapes_at {
+        return Vec::new();
+    }
     let of = |shape: &Shape| {
         let (x, y) = shape.at(n, params.fps_milli);
         #[expect(clippy::cast_precision_loss, reason = "pixels of a picture")]
