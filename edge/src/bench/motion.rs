@@ -16,10 +16,11 @@ const FRAMES: usize = 150;
 const WARM_UP: usize = 75;
 
 /// What is to be seen, and how much of it moves.
-const SCENES: [(&str, &str); 3] = [
+const SCENES: [(&str, &str); 4] = [
     ("still", "scene=empty"),
     ("one shape", "shapes=1"),
     ("eight shapes", "shapes=8&size=30"),
+    ("half of it moves", "shapes=1&size=90"),
 ];
 
 /// Rows for each scene, and for making the view they both look at.

@@ -3,8 +3,9 @@
 //! The one hard idea: comparing and learning are two clocks. Every frame is compared, with two
 //! byte comparisons per pixel. Learning happens on a grid of *source time*, with a weight that
 //! follows from the time passed, so that 5 and 30 frames a second learn the same. And it is
-//! selective: what has changed does not flow into the background, or a person would leave a smear;
-//! it becomes background as a whole once it has stood still for `history`.
+//! selective: what moves does not flow into the background, or a person would leave a smear;
+//! it becomes background as a whole once it has stood still for `history`. Soft shadow and light do
+//! flow in: what they leave behind is soft again, and gone in `learn`.
 //!
 //! Values stay within 16 bits by construction; the operations say `wrapping` because overflow checks
 //! would keep the loops scalar.
@@ -140,9 +141,9 @@ impl Background {
         self.bound();
     }
 
-    /// Learns from a picture and what has changed in it, if it is time.
-    pub(crate) fn learn(&mut self, picture: &[u8], changed: &[u8], t_ns: i64) {
-        let mut moved = false;
+    /// Learns, if it is time, from a picture, what has changed in it, and what of that is motion.
+    pub(crate) fn learn(&mut self, picture: &[u8], changed: &[u8], moving: &[u8], t_ns: i64) {
+        let mut learned = false;
         let passed = t_ns.saturating_sub(self.absorbed_ns);
         let steps = passed.saturating_mul(STEPS) / self.config.history_ns;
         if steps > 0 {
@@ -156,29 +157,29 @@ impl Background {
                 changed,
                 u8::try_from(steps.min(STEPS)).unwrap_or(1),
             );
-            moved = true;
+            learned = true;
         }
         let passed = t_ns.saturating_sub(self.learned_ns);
         if passed.saturating_mul(STEPS) >= self.config.learn_ns {
             self.learned_ns = t_ns;
-            self.follow(picture, changed, weight(passed, self.config.learn_ns));
-            moved = true;
+            self.follow(picture, moving, weight(passed, self.config.learn_ns));
+            learned = true;
         }
-        if moved {
+        if learned {
             self.bound();
         }
     }
 
-    /// Follows slow change of what is as ever.
-    fn follow(&mut self, picture: &[u8], changed: &[u8], weight: i16) {
+    /// Follows slow change of what does not move.
+    fn follow(&mut self, picture: &[u8], moving: &[u8], weight: i16) {
         // As many steps' worth as `weight` is.
         let restless = (i32::from(RESTLESS) * i32::from(weight) * 33) >> 16;
         let restless = i16::try_from(restless.max(1)).unwrap_or(RESTLESS);
         let state = self.mean.iter_mut().zip(&mut self.deviation);
-        for (((mean, deviation), x), c) in state.zip(picture).zip(changed) {
+        for (((mean, deviation), x), m) in state.zip(picture).zip(moving) {
             let off = fixed(*x).wrapping_sub(*mean);
-            // All ones where nothing has changed.
-            let still = i16::from(*c).wrapping_sub(1);
+            // All ones where nothing moves.
+            let still = i16::from(*m).wrapping_sub(1);
             *mean = mean.wrapping_add(part(off, weight) & still);
             let calm = part(off.wrapping_abs().wrapping_sub(*deviation), weight);
             let step = (calm & still) | (restless & !still);
@@ -306,7 +307,7 @@ mod tests {
         let after = |fps: i64| -> u8 {
             let mut b = learned(100);
             for i in 1..=2 * fps {
-                b.learn(&[110; 64], &[0; 64], 2 * S + i * S / fps);
+                b.learn(&[110; 64], &[0; 64], &[0; 64], 2 * S + i * S / fps);
             }
             b.level()[0]
         };
@@ -321,18 +322,23 @@ mod tests {
         let mut t = 2 * S;
         while t < 21 * S {
             t += S / 10;
-            b.learn(&[180; 64], &[1; 64], t);
+            b.learn(&[180; 64], &[1; 64], &[1; 64], t);
             assert_eq!(b.level()[0], 100, "at {t}");
         }
         while t < 24 * S {
             t += S / 10;
-            b.learn(&[180; 64], &[1; 64], t);
+            b.learn(&[180; 64], &[1; 64], &[1; 64], t);
         }
         assert_eq!(b.level()[0], 180);
         // What never looks the same twice is not taken over.
         for i in 0..400 {
             t += S / 10;
-            b.learn(&[if i / 5 % 2 == 0 { 60 } else { 90 }; 64], &[1; 64], t);
+            b.learn(
+                &[if i / 5 % 2 == 0 { 60 } else { 90 }; 64],
+                &[1; 64],
+                &[1; 64],
+                t,
+            );
         }
         assert_eq!(b.level()[0], 180);
     }
@@ -353,7 +359,7 @@ mod tests {
                 picture[1] = 200;
             }
             b.compare(&picture, &mut changed);
-            b.learn(&picture, &changed, t);
+            b.learn(&picture, &changed, &changed, t);
         }
         let mut picture = [100_u8; 64];
         picture[..3].fill(116);
@@ -373,8 +379,13 @@ mod tests {
         ] {
             b.begin(&[x; 64], t);
             for changed in [0, 1] {
-                b.learn(&[255 - x; 64], &[changed; 64], t);
-                b.learn(&[x; 64], &[changed; 64], t.saturating_add(S));
+                b.learn(&[255 - x; 64], &[changed; 64], &[changed; 64], t);
+                b.learn(
+                    &[x; 64],
+                    &[changed; 64],
+                    &[changed; 64],
+                    t.saturating_add(S),
+                );
             }
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Region {
     pub(crate) difference: usize,
 }
 
+/// What a side of a cell counts that is a thing's; one that is the picture's counts 1.
+const SIDES: u8 = 8;
 const NONE: u32 = 0;
 /// Cells not visited yet; regions are numbered from 1.
 const ACTIVE: u32 = u32::MAX;
@@ -115,13 +117,9 @@ impl Cells {
         }
     }
 
-    /// The even middle of a dark thing passes for shadow; it has the thing's edges on all four
-    /// sides, a real shadow does not.
+    /// The even middle of a thing passes for shadow; it has the thing's edges on all four sides,
+    /// or on three and the picture's edge on the fourth. A real shadow does not.
     fn fill_enclosed(&mut self) {
-        const LEFT: u8 = 1;
-        const RIGHT: u8 = 2;
-        const ABOVE: u8 = 4;
-        const BELOW: u8 = 8;
         let (columns, rows) = (self.columns, self.rows);
         let Self {
             label,
@@ -130,28 +128,29 @@ impl Cells {
             ..
         } = self;
         filled.fill(0);
-        // Along an unbroken run of changed cells: has an active one been met?
-        let mut run = |cells: &mut dyn Iterator<Item = usize>, side: u8| {
-            let mut met = false;
+        // Along an unbroken run of changed cells: did it begin at the picture's edge, and has an
+        // active cell been met?
+        let mut run = |cells: &mut dyn Iterator<Item = usize>| {
+            let (mut border, mut met) = (true, false);
             for cell in cells {
-                met = changed[cell] >= CHANGED && (met || label[cell] == ACTIVE);
-                if met {
-                    filled[cell] |= side;
-                }
+                let on = changed[cell] >= CHANGED;
+                border &= on;
+                met = on && (met || label[cell] == ACTIVE);
+                filled[cell] += if met { SIDES } else { u8::from(border) };
             }
         };
         for row in 0..rows {
             let line = row * columns..(row + 1) * columns;
-            run(&mut line.clone(), LEFT);
-            run(&mut line.rev(), RIGHT);
+            run(&mut line.clone());
+            run(&mut line.rev());
         }
         for column in 0..columns {
             let line = || (0..rows).map(move |r| r * columns + column);
-            run(&mut line(), ABOVE);
-            run(&mut line().rev(), BELOW);
+            run(&mut line());
+            run(&mut line().rev());
         }
         for (label, sides) in label.iter_mut().zip(filled.iter()) {
-            if *sides == LEFT | RIGHT | ABOVE | BELOW {
+            if *sides >= 4 * SIDES || *sides == 3 * SIDES + 1 {
                 *label = ACTIVE;
             }
         }
@@ -243,17 +242,23 @@ impl Cells {
                 let Some(region) = self.regions.get_mut(*label as usize - 1) else {
                     continue;
                 };
-                for x in (0..cell.len()).filter(|x| cell[*x] != 0) {
-                    let x = column * SIDE + x;
-                    let at = y * self.width + x;
-                    moving[at] = 1;
-                    region.left = region.left.min(x);
-                    region.right = region.right.max(x + 1);
-                    region.top = region.top.min(y);
-                    region.bottom = region.bottom.max(y + 1);
-                    region.area += 1;
-                    region.difference += usize::from(picture[at].abs_diff(background[at]));
+                let n: u8 = cell.iter().sum();
+                if n == 0 {
+                    continue;
                 }
+                let left = column * SIDE;
+                let at = y * self.width + left..y * self.width + left + cell.len();
+                moving[at.clone()].copy_from_slice(cell);
+                let first = cell.iter().take_while(|c| **c == 0).count();
+                let after = cell.iter().rev().take_while(|c| **c == 0).count();
+                region.left = region.left.min(left + first);
+                region.right = region.right.max(left + cell.len() - after);
+                region.top = region.top.min(y);
+                region.bottom = region.bottom.max(y + 1);
+                region.area += usize::from(n);
+                let levels = picture[at.clone()].iter().zip(&background[at]);
+                let differences = levels.zip(cell).map(|((p, b), c)| p.abs_diff(*b) * c);
+                region.difference += differences.map(usize::from).sum::<usize>();
             }
         }
     }
@@ -354,6 +359,14 @@ mod tests {
         assert_eq!((l, t, b), (4, 2, 26));
         assert!((20..=24).contains(&r), "one cell of shadow at most: {r}");
         assert!(area >= 16 * 24, "the middle is in: {area}");
+        // A thing cut off by the picture's edge keeps its middle too.
+        let moved = |mask: &[u8]| {
+            let mut out = blank();
+            out[12 * W..].copy_from_slice(&mask[..(H - 12) * W]);
+            out
+        };
+        let cut = boxes(&moved(&changed), Some(&moved(&hard)), 20);
+        assert!(cut[0].1 >= 16 * 20, "{cut:?}");
         // The shadow alone is nothing.
         let mut changed = blank();
         draw(&mut changed, shadow);

@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub learn_ns: i64,
     /// What has stood still so long is background.
     pub history_ns: i64,
-    /// Whether soft shadows are told apart.
+    /// Whether soft shadows and soft light are told apart.
     pub shadows: bool,
     /// Of the view.
     pub width: u32,

@@ -11,7 +11,7 @@ use crate::background::{Background, ones};
 use crate::cells::{Cells, Region};
 use crate::config::Config;
 use crate::light;
-use crate::shadow;
+use crate::shadow::Shadow;
 use crate::smooth::smooth;
 use crate::zones::ZoneMask;
 
@@ -22,6 +22,7 @@ pub(crate) struct MotionExtractor {
     name: Name,
     config: Config,
     background: Background,
+    shadow: Shadow,
     cells: Cells,
     zones: Vec<ZoneMask>,
     signals: SignalNames,
@@ -59,6 +60,7 @@ impl MotionExtractor {
         Self {
             name,
             background: Background::new(config, pixels),
+            shadow: Shadow::new(w),
             cells: Cells::new(w, h, least),
             zones: zones
                 .iter()
@@ -110,8 +112,8 @@ impl MotionExtractor {
             return (Seen::Learning, &[]);
         }
         if background.compare(picture, &mut self.changed) == 0 {
-            background.learn(picture, &self.changed, t_ns);
             self.moving.fill(0);
+            background.learn(picture, &self.changed, &self.moving, t_ns);
             return (Seen::Compared, &[]);
         }
         let (level, noise) = (background.level(), background.noise());
@@ -122,7 +124,8 @@ impl MotionExtractor {
         }
         let hard = self.config.shadows.then(|| {
             let (changed, hard) = (&self.changed, &mut self.hard);
-            shadow::mark_hard(picture, level, changed, width, noise, hard);
+            let shadow = &mut self.shadow;
+            shadow.mark_hard(picture, level, changed, noise, hard);
             &*hard
         });
         let regions = self.cells.find(
@@ -131,7 +134,7 @@ impl MotionExtractor {
             (picture, level),
             &mut self.moving,
         );
-        background.learn(picture, &self.changed, t_ns);
+        background.learn(picture, &self.changed, &self.moving, t_ns);
         (Seen::Compared, regions)
     }
 }

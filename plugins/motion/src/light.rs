@@ -20,7 +20,7 @@ const SIDE: usize = 8;
 const LIKE: f64 = 0.7;
 
 /// Whether what has changed between background and picture is the light. `noise` as in
-/// [`crate::shadow::mark_hard`].
+/// [`crate::shadow::Shadow::mark_hard`].
 pub(crate) fn is_switch(
     picture: &[u8],
     background: &[u8],
@@ -41,15 +41,17 @@ pub(crate) fn is_switch(
     let height = picture.len() / width;
     for top in (0..height.saturating_sub(SIDE - 1)).step_by(SIDE) {
         for left in (0..width.saturating_sub(SIDE - 1)).step_by(SIDE) {
-            let at = |y: usize| (top + y) * width + left;
-            let rows = || (0..SIDE).map(|y| at(y)..at(y) + SIDE);
-            let moved: usize = rows().map(|r| ones(&changed[r])).sum();
+            let (mut moved, mut sums) = (0, Moments::default());
+            for y in top..top + SIDE {
+                let row = y * width + left..y * width + left + SIDE;
+                moved += ones(&changed[row.clone()]);
+                sums.add(&picture[row.clone()], &background[row]);
+            }
             if moved * 2 < SIDE * SIDE {
                 continue;
             }
             seen += 1;
-            let pairs = rows().flat_map(|r| picture[r.clone()].iter().zip(&background[r]));
-            let (of_picture, of_background, of_both) = moments(pairs);
+            let (of_picture, of_background, of_both) = sums.variances();
             if of_picture.max(of_background) < flat {
                 continue;
             }
@@ -70,25 +72,38 @@ fn one_way(picture: &[u8], background: &[u8], changed: &[u8]) -> f64 {
     share(brighter.max(darker), picture.len())
 }
 
-/// Variances of both and their covariance.
-fn moments<'a>(pairs: impl Iterator<Item = (&'a u8, &'a u8)>) -> (f64, f64, f64) {
-    let (mut n, mut p1, mut b1, mut p2, mut b2, mut pb) = (0, 0, 0, 0, 0, 0);
-    for (p, b) in pairs {
-        let (p, b) = (i32::from(*p), i32::from(*b));
-        n += 1;
-        p1 += p;
-        b1 += b;
-        p2 += p * p;
-        b2 += b * b;
-        pb += p * b;
+/// Sums over the pixels of a block; 64 of them stay far below 2^31.
+#[derive(Default)]
+struct Moments {
+    p: i32,
+    b: i32,
+    pp: i32,
+    bb: i32,
+    pb: i32,
+}
+
+impl Moments {
+    fn add(&mut self, picture: &[u8], background: &[u8]) {
+        for (p, b) in picture.iter().zip(background) {
+            let (p, b) = (i32::from(*p), i32::from(*b));
+            self.p = self.p.wrapping_add(p);
+            self.b = self.b.wrapping_add(b);
+            self.pp = self.pp.wrapping_add(p * p);
+            self.bb = self.bb.wrapping_add(b * b);
+            self.pb = self.pb.wrapping_add(p * b);
+        }
     }
-    let n = f64::from(n.max(1));
-    let (p1, b1) = (f64::from(p1) / n, f64::from(b1) / n);
-    (
-        f64::from(p2) / n - p1 * p1,
-        f64::from(b2) / n - b1 * b1,
-        f64::from(pb) / n - p1 * b1,
-    )
+
+    /// Variances of both and their covariance.
+    fn variances(&self) -> (f64, f64, f64) {
+        const N: f64 = (SIDE * SIDE) as f64;
+        let (p, b) = (f64::from(self.p) / N, f64::from(self.b) / N);
+        (
+            f64::from(self.pp) / N - p * p,
+            f64::from(self.bb) / N - b * b,
+            f64::from(self.pb) / N - p * b,
+        )
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "pixels of a picture")]
