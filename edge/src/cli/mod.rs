@@ -62,7 +62,7 @@ enum Verb {
     Models(ModelsVerb),
     /// Measure: hand-off, overhead, the whole path; as ratios to floors measured in the same run.
     Bench {
-        /// Which: handoff, overhead, pipeline. All if none is named.
+        /// Which: handoff, overhead, motion, pipeline. All if none is named.
         names: Vec<String>,
         /// The video of `pipeline`.
         #[arg(long)]

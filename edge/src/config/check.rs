@@ -9,21 +9,22 @@ mod rules;
 use std::collections::{BTreeMap, BTreeSet};
 
 use visualpath_core::{Name, Zone, ZoneError, nearest};
+use visualpath_media::source::synthetic;
+use visualpath_platform::MAX_DEPENDS;
 
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceFormat,
+    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceConfig, SourceFormat,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
-use visualpath_platform::MAX_DEPENDS;
 
 /// Least that `timeout_ms = "auto"` gives.
 const AUTO_TIMEOUT_MIN_MS: u64 = 1000;
 
-/// Fusion plugins linked into this build.
-const FUSIONS: [&str; 1] = ["rules"];
+/// The fusion that is always there.
+const RULES: &str = "rules";
 
 /// Findings about `config`, read from `tree`.
 pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
@@ -223,7 +224,25 @@ impl Check<'_> {
                         "has no effect on a file: it has its own format",
                     );
                 }
+            } else if synthetic::Params::is_uri(&source.uri) {
+                self.synthetic(name, source);
             }
+        }
+    }
+
+    fn synthetic(&mut self, name: &Name, source: &SourceConfig) {
+        let key = |k: &str| format!("source.{name}.{k}");
+        let asked = synthetic::Asked {
+            width: source.width,
+            height: source.height,
+            fps: source.fps,
+        };
+        if let Err(wrong) = synthetic::Params::parse(&source.uri, &asked) {
+            self.error(key("uri"), wrong.to_string());
+        }
+        if source.format != SourceFormat::Auto {
+            self.warning(key("format"), "has no effect on a synthetic source")
+                .hint = Some("write `format=` into its URI".to_owned());
         }
     }
 
@@ -385,15 +404,15 @@ impl Check<'_> {
         let config = self.config;
         for (name, fusion) in &config.fusion {
             let Some(rules) = fusion.rules() else {
-                let near = nearest(&fusion.plugin, FUSIONS);
-                let key = format!("fusion.{name}.plugin");
-                let origin = self.origin(&key);
-                let message = format!("there is no fusion plugin `{}`", fusion.plugin);
-                let mut found = Diagnostic::error(&origin, key, message).did_you_mean(&near);
-                if near.is_empty() {
-                    found = found.hint(format!("there is: {}", FUSIONS.join(", ")));
+                // Whether a plugin of this name is registered is not known here.
+                let near = nearest(&fusion.plugin, [RULES]);
+                if !near.is_empty() {
+                    let key = format!("fusion.{name}.plugin");
+                    let origin = self.origin(&key);
+                    let message = format!("there is no fusion plugin `{}`", fusion.plugin);
+                    let found = Diagnostic::error(&origin, key, message).did_you_mean(&near);
+                    self.push(found);
                 }
-                self.push(found);
                 continue;
             };
             let list = [

@@ -76,16 +76,9 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     row("python.interpreter", Set, Warning, NO_EFFECT),
     row(
         "source.*.uri",
-        StartsWith(&[
-            "/dev/",
-            "rtsp://",
-            "rtsps://",
-            "exec:",
-            "camera:",
-            "synthetic:",
-        ]),
+        StartsWith(&["/dev/", "rtsp://", "rtsps://", "exec:", "camera:"]),
         Error,
-        "there is: a video file",
+        "there is: a video file, synthetic:",
     ),
     row("clip.codec", Is(&["mjpeg"]), Error, "there is: auto, h264"),
     row(

@@ -87,6 +87,14 @@ pub enum SourceError {
         /// What is not supported, and what is.
         detail: String,
     },
+    /// A parameter of a synthetic source is wrong.
+    #[error("`{uri}`: {error}")]
+    Parameter {
+        /// The URI asked for.
+        uri: String,
+        /// Which, and what was expected.
+        error: super::synthetic::ParamError,
+    },
     /// The pool's slots are smaller than a picture.
     #[error("`{}`: a picture takes {need} bytes and a slot of the frame pool has {have}; make the pool for the layout in `SourceInfo`", file.display())]
     Slot {

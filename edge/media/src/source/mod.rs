@@ -6,8 +6,9 @@
 //!                  ├─ Timeline: frame_id, t_ns, over loops
 //!                  ├─ Pacer:    waits until a picture is due (realtime)
 //!                  └─ Pictures: decodes, straight into the slot
-//!                       ├─ ffmpeg  any file, through a child process, over NUT
-//!                       └─ mjpeg   a bare sequence of JPEGs, in this process
+//!                       ├─ ffmpeg     any file, through a child process, over NUT
+//!                       ├─ mjpeg      a bare sequence of JPEGs, in this process
+//!                       └─ synthetic  drawn, with known ground truth
 //! ```
 //!
 //! Why it is like this: `docs/design/sources.md`.
@@ -19,6 +20,7 @@ mod jpeg;
 mod mjpeg;
 pub mod nut;
 mod probe;
+pub mod synthetic;
 mod timeline;
 
 #[cfg(test)]
@@ -40,18 +42,19 @@ pub use visualpath_core::StopFlag;
 pub struct SourceOptions {
     /// The source's name in the config; for threads, logs and the frames' holder tag.
     pub name: Name,
-    /// A path, or `file:` and a path. Cameras and streams are not in this version.
+    /// A path, `file:` and a path, or `synthetic:` and parameters. Cameras and streams are not in
+    /// this version.
     pub uri: String,
     /// Pace pictures by their time stamps, and drop one for which there is no free slot. Otherwise:
     /// as fast as the consumer takes them, waiting for a slot.
     pub realtime: bool,
     /// Start again at the end, for ever.
     pub loop_: bool,
-    /// Width wanted of a camera; of no effect on files.
+    /// Width wanted of a camera or a synthetic source; of no effect on files.
     pub width: Option<u32>,
-    /// Height wanted of a camera; of no effect on files.
+    /// Height wanted of a camera or a synthetic source; of no effect on files.
     pub height: Option<u32>,
-    /// Rate wanted of a camera, pictures a second. Of a file: at most this rate, by its own time
+    /// Rate wanted of a camera or a synthetic source, pictures a second. Of a file: at most this rate, by its own time
     /// stamps, which stay as they are. On a file without time stamps (`.mjpeg`): its rate, 25 if
     /// absent.
     pub fps: Option<f64>,
@@ -136,7 +139,7 @@ pub struct Gap {
 pub enum GapCause {
     /// No slot of the pool was free.
     PoolExhausted,
-    /// The picture's bytes are damaged.
+    /// The picture's bytes are damaged, or a synthetic source was asked to lose it.
     Undecodable,
 }
 
@@ -198,21 +201,31 @@ pub trait Source: Send {
 /// When there is nothing to read, no video in it, or no decoder for it. Bounded: a decoder that
 /// says nothing for 30 s is an error too.
 pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Source>, SourceError> {
+    let source = if synthetic::Params::is_uri(&opts.uri) {
+        let pictures = synthetic::SyntheticPictures::open(opts)?;
+        let file = PathBuf::from(&opts.uri);
+        Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
+    } else {
+        open_file(opts, clock)?
+    };
+    tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
+    Ok(source)
+}
+
+fn open_file(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Source>, SourceError> {
     let file = file_of(&opts.uri)?;
     let head = readable(&file)?;
     let named_mjpeg = file
         .extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| ["mjpeg", "mjpg"].contains(&e.to_ascii_lowercase().as_str()));
-    let source: Box<dyn Source> = if named_mjpeg && head.starts_with(&[0xFF, 0xD8]) {
+    Ok(if named_mjpeg && head.starts_with(&[0xFF, 0xD8]) {
         let pictures = mjpeg::MjpegPictures::open(&file, opts.fps)?;
         Box::new(file::FileSource::new(opts, file, clock, pictures))
     } else {
         let pictures = ffmpeg::FfmpegPictures::open(&file, opts.decode_threads, &head)?;
         Box::new(file::FileSource::new(opts, file, clock, pictures).limited(opts.fps))
-    };
-    tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
-    Ok(source)
+    })
 }
 
 /// The file a URI names.
@@ -234,7 +247,7 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
             return unsupported("network streams are not supported yet; give a video file");
         }
     }
-    for later in ["exec:", "camera:", "synthetic:"] {
+    for later in ["exec:", "camera:"] {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }

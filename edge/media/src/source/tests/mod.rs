@@ -5,9 +5,11 @@
 )]
 
 mod content;
+mod contract;
 mod damage;
 mod jpegs;
 mod pacing;
+mod synthetic;
 
 use std::path::PathBuf;
 use std::process::Command;
