@@ -8,6 +8,7 @@
 
 mod broker;
 mod live;
+mod many;
 mod real_video;
 mod rule_tests;
 mod wrong;

@@ -110,6 +110,11 @@ pub trait FusionPlugin: Send + Sync {
     /// The plugin's version.
     fn version(&self) -> &str;
 
+    /// Whether its triggers may want clips; if not, no encoder runs for it.
+    fn wants_clips(&self, _cx: &FusionContext) -> bool {
+        true
+    }
+
     /// Checks the config and makes the fusion.
     fn create(&self, cx: &FusionContext) -> Result<Box<dyn Fusion>, PluginError>;
 }

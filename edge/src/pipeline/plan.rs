@@ -275,6 +275,7 @@ fn paths(
             continue;
         };
         let key = |k: &str| format!("fusion.{}.{k}", settings.fusion);
+        let mut wants_clips = true;
         let fusion: Box<dyn Fusion> = if let Some(rules) = fusion_settings.rules() {
             match Rules::compile(rules.clone(), &known, config.timezone()) {
                 Ok(rules) => Box::new(rules),
@@ -299,6 +300,7 @@ fn paths(
                     continue;
                 }
             };
+            wants_clips = plugin.wants_clips(&context);
             match plugin.create(&context) {
                 Ok(fusion) => fusion,
                 Err(PluginError::Config { key: k, message }) => {
@@ -320,8 +322,7 @@ fn paths(
             fusion_settings: fusion_settings.clone(),
             extractors: indices,
             fusion,
-            // What another fusion's triggers want is not known before they come.
-            wants_clips: rules.is_none_or(|r| r.rule.iter().any(|rule| rule.clip)),
+            wants_clips: rules.map_or(wants_clips, |r| r.rule.iter().any(|rule| rule.clip)),
             stale_ms: rules.and_then(|r| r.stale_ms.value()),
         });
     }
