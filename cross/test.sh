@@ -23,11 +23,13 @@ main() {
         table
         die "set-up failed; nothing else can be run"
     fi
-    step "format" cargo fmt --all --check
+    step "format" format
     step "shell" shell
     step "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
+    step "api" api
     step "build" cargo build --locked --workspace
     step "test" cargo test --locked --workspace --no-fail-fast
+    step "fuzz" fuzz
     step "demo" demo
     step "deny" deny
     step "loom" loom
@@ -69,8 +71,32 @@ table() {
     printf 'steps: %d failed, %d skipped\n' "$FAILED" "$SKIPPED"
 }
 
+format() {
+    cargo fmt --all --check
+    # Workspaces of their own.
+    (cd tests/fuzz && rustfmt --check --edition 2024 fuzz_targets/*.rs)
+    cargo fmt --manifest-path tests/api/Cargo.toml --check
+}
+
 shell() {
     "$VENV/bin/shellcheck" cross/*.sh .ci/run
+}
+
+# What apps can use changes only as the version says.
+api() {
+    local status=0
+    "$ROOT/cross/api.sh" || status=$?
+    [ "$status" -ne 75 ] || skip "rustdoc of this toolchain writes another form of JSON (FORMAT in cross/api.sh)"
+    return "$status"
+}
+
+# Every fuzz target for 20 s.
+fuzz() {
+    if ! command -v rustup >/dev/null || ! rustup toolchain list | grep -q '^nightly'; then
+        skip "no nightly toolchain ('rustup toolchain install nightly')"
+        return
+    fi
+    "$ROOT/cross/fuzz.sh" 20
 }
 
 # The README's first command, into a directory that is thrown away.

@@ -1,13 +1,14 @@
 //! What a runtime must be able to do: load a model, run it, say what it is.
 //!
-//! A [`Session`] is not `Sync` by promise (ONNX Runtime's `Run` is not thread-safe for every
-//! provider), and it owns no input: whoever shares one later puts it behind a lock and keeps its
-//! own [`crate::Normalizer`], so that only the run itself is serialised.
+//! A [`Model`] is what is big and the same for all who use it: graph and weights. A [`Session`] is
+//! one user's access to it with what a run needs of its own. Users of one model know nothing of
+//! each other; where a runtime can't run one model twice at once, its sessions take turns.
 
 use std::fmt;
 #[cfg(any(feature = "tract", feature = "ort"))]
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[cfg(any(feature = "tract", feature = "ort"))]
 use visualpath_core::nearest;
@@ -17,23 +18,29 @@ use crate::locate::ModelFile;
 
 /// An inference runtime.
 pub trait Backend: Send + Sync {
-    /// Makes a session of `model`, optimised for the one input shape of `options`.
-    fn load(&self, model: &ModelFile, options: &LoadOptions)
-    -> Result<Box<dyn Session>, LoadError>;
+    /// Loads `model`, optimised for the one input shape of `options`.
+    fn load(&self, model: &ModelFile, options: &LoadOptions) -> Result<Arc<dyn Model>, LoadError>;
 
     /// What it is.
     fn info(&self) -> RuntimeInfo;
 }
 
-/// A loaded model.
+/// A loaded model, for any number of users.
+pub trait Model: Send + Sync {
+    /// One user's session of it.
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, LoadError>;
+}
+
+/// One user's access to a loaded model, with the working memory of a run.
 pub trait Session: Send {
     /// Runs the model on `input`, a dense tensor of the shape it was loaded for. The outputs are
-    /// those of [`LoadOptions::outputs`], in that order, valid until the next run.
+    /// those of [`LoadOptions::outputs`], in that order, valid until the next run of this session.
+    /// May wait for runs of other sessions of the model, first come, first served.
     fn run(&mut self, input: &[f32]) -> Result<Outputs<'_>, InferError>;
 }
 
 /// How a model is to be loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LoadOptions {
     /// Threads one run may use; 1 is the caller's own.
     pub threads: usize,

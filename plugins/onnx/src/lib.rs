@@ -10,6 +10,9 @@
 //!                        FrameView pixels ─▶ Normalizer ─▶ &[f32] ───────────────┴─▶ Outputs
 //! ```
 //!
+//! Who loads the same model the same way gets a session of the same [`Model`]: weights are in
+//! memory once, however many extractors and sources use them.
+//!
 //! Two backends: `tract` is built in; `ort` opens ONNX Runtime's shared library where one is found,
 //! and is about twice as fast (docs/design/inference.md). [`Runtime::Auto`] takes the faster one
 //! that works and logs which.
@@ -24,11 +27,18 @@ mod normalize;
 #[cfg(feature = "ort")]
 mod ort_backend;
 mod runtime;
+#[cfg_attr(
+    not(any(feature = "tract", feature = "ort")),
+    expect(dead_code, reason = "without a runtime nothing is ever loaded")
+)]
+mod shared;
 #[cfg(feature = "tract")]
 mod tract_backend;
+#[cfg(feature = "ort")]
+mod turn;
 
 pub use backend::{
-    Backend, InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session, TensorView,
+    Backend, InferError, LoadError, LoadOptions, Model, Outputs, RuntimeInfo, Session, TensorView,
 };
 pub use card::{CardError, DetectDefaults, FileSpec, InputSpec, Licence, ModelCard, PerChannel};
 pub use locate::{ModelError, ModelFile, ModelLocator, default_model_dirs};

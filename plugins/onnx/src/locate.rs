@@ -60,8 +60,26 @@ pub struct ModelFile {
     pub card: ModelCard,
     /// Where it was read.
     pub path: PathBuf,
+    pub(crate) bytes: Vec<u8>,
+    /// Of `bytes`.
+    pub(crate) sha256: [u8; 32],
+}
+
+impl ModelFile {
+    /// These bytes, not checked against the card; `path` is for messages.
+    pub fn unchecked(card: ModelCard, path: PathBuf, bytes: Vec<u8>) -> Self {
+        Self {
+            sha256: Sha256::digest(&bytes).into(),
+            card,
+            path,
+            bytes,
+        }
+    }
+
     /// The file.
-    pub bytes: Vec<u8>,
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Why a model can't be had.
@@ -200,15 +218,16 @@ impl ModelLocator {
             .take(expected + 1)
             .read_to_end(&mut bytes)
             .map_err(read_error)?;
-        let actual = hex(&Sha256::digest(&bytes));
-        if actual != card.file.sha256 {
+        let file = ModelFile::unchecked(card, path, bytes);
+        let actual = hex(&file.sha256);
+        if actual != file.card.file.sha256 {
             return Err(ModelError::Sha256 {
-                file: path,
-                expected: card.file.sha256,
+                file: file.path,
+                expected: file.card.file.sha256,
                 actual,
             });
         }
-        Ok(ModelFile { card, path, bytes })
+        Ok(file)
     }
 
     /// Names of all cards in the directories, sorted, each once.

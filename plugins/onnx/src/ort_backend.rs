@@ -5,6 +5,10 @@
 //! `17 + one per enabled feature api-18…`, and calls newer than that are not even compiled, so any
 //! library from 1.17 on will do.
 //!
+//! `Session::run` of `ort` wants the session for itself (its authors saw memory corruption with
+//! concurrent runs of some execution providers), so those who share a model take turns. All that
+//! touches the session or its memory happens within a turn: outputs are copied out of it.
+//!
 //! A library that is not there, too old, damaged or something else is an error here, never a
 //! crash: [`crate::elf`] looks at the file before the loader may map it.
 
@@ -20,11 +24,12 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, TensorRef, ValueType};
 
 use crate::backend::{
-    Backend, DeclaredInput, InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session,
-    TensorView, check_input, panic_text, select_outputs,
+    Backend, DeclaredInput, InferError, LoadError, LoadOptions, Model, Outputs, RuntimeInfo,
+    Session, TensorView, check_input, panic_text, select_outputs,
 };
 use crate::elf;
 use crate::locate::{ModelFile, cache_dir};
+use crate::turn::TurnLock;
 
 const NAME: &str = "onnxruntime";
 /// The oldest library that has every call compiled in: feature `api-17`.
@@ -295,11 +300,7 @@ fn forward_log(level: LogLevel, category: &str, _id: &str, location: &str, messa
 }
 
 impl Backend for OrtBackend {
-    fn load(
-        &self,
-        model: &ModelFile,
-        options: &LoadOptions,
-    ) -> Result<Box<dyn Session>, LoadError> {
+    fn load(&self, model: &ModelFile, options: &LoadOptions) -> Result<Arc<dyn Model>, LoadError> {
         let session = self
             .session(model, options)
             .map_err(|e| LoadError::Refused {
@@ -315,11 +316,9 @@ impl Backend for OrtBackend {
             .map(|o| o.name().to_owned())
             .collect();
         let selected = select_outputs(&model.path, &names, options)?;
-        Ok(Box::new(OrtSession {
-            session,
-            shapes: vec![Vec::new(); selected.len()],
+        Ok(Arc::new(OrtModel {
+            session: TurnLock::new(session),
             selected,
-            values: Vec::with_capacity(names.len()),
             input_shape: options.input_shape.clone(),
         }))
     }
@@ -363,55 +362,88 @@ fn declared_input(input: &ort::value::Outlet) -> DeclaredInput {
     }
 }
 
-struct OrtSession {
-    session: ort::session::Session,
+/// One session of the library, for whose turn it is.
+struct OrtModel {
+    session: TurnLock<ort::session::Session>,
+    /// Positions of the wanted outputs among the model's.
     selected: Vec<usize>,
-    /// All outputs of the last run; the memory is the library's.
-    values: Vec<DynValue>,
-    shapes: Vec<Vec<usize>>,
     input_shape: Vec<usize>,
+}
+
+impl Model for OrtModel {
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, LoadError> {
+        Ok(Box::new(OrtSession {
+            values: Vec::new(),
+            outputs: self.selected.iter().map(|_| Output::default()).collect(),
+            model: self,
+        }))
+    }
+}
+
+/// One user's outputs.
+struct OrtSession {
+    model: Arc<OrtModel>,
+    /// What a run gave; empty outside a turn, because its memory is the session's.
+    values: Vec<DynValue>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    shape: Vec<usize>,
+    data: Vec<f32>,
 }
 
 impl Session for OrtSession {
     fn run(&mut self, input: &[f32]) -> Result<Outputs<'_>, InferError> {
-        let need = self.input_shape.iter().product();
+        let Self {
+            model,
+            values,
+            outputs,
+        } = self;
+        let need = model.input_shape.iter().product();
         if input.len() != need {
             return Err(InferError::InputLength {
                 got: input.len(),
                 need,
             });
         }
-        self.values.clear();
-        // The library reads the caller's memory; nothing is copied on the way in or out.
-        let tensor = TensorRef::from_array_view((&self.input_shape[..], input)).map_err(infer)?;
-        let outputs = self.session.run(ort::inputs![tensor]).map_err(infer)?;
-        self.values
-            .extend(outputs.into_iter().map(|(_, value)| value));
-
-        for (index, shape) in self.selected.iter().zip(&mut self.shapes) {
-            let value = value_at(&self.values, *index)?;
-            let (found, _) = value.try_extract_tensor::<f32>().map_err(infer)?;
-            shape.clear();
-            shape.extend(found.iter().map(|d| usize::try_from(*d).unwrap_or(0)));
-        }
-        self.selected
-            .iter()
-            .zip(&self.shapes)
-            .map(|(index, shape)| {
-                let value = value_at(&self.values, *index)?;
-                let (_, data) = value.try_extract_tensor::<f32>().map_err(infer)?;
-                Ok(TensorView { shape, data })
-            })
-            .collect::<Result<_, _>>()
-            .map(Outputs::new)
+        // The library reads the caller's memory: nothing is copied on the way in.
+        let tensor = TensorRef::from_array_view((&model.input_shape[..], input)).map_err(infer)?;
+        model.session.with(|session| {
+            let done = session.run(ort::inputs![tensor]).map_err(infer)?;
+            values.extend(done.into_iter().map(|(_, value)| value));
+            let copied = copy(values, &model.selected, outputs);
+            values.clear();
+            copied
+        })?;
+        Ok(Outputs::new(
+            outputs
+                .iter()
+                .map(|o| TensorView {
+                    shape: &o.shape,
+                    data: &o.data,
+                })
+                .collect(),
+        ))
     }
 }
 
-fn value_at(values: &[DynValue], index: usize) -> Result<&DynValue, InferError> {
-    values.get(index).ok_or(InferError::NoOutput {
-        index,
-        count: values.len(),
-    })
+fn copy(values: &[DynValue], selected: &[usize], to: &mut [Output]) -> Result<(), InferError> {
+    for (index, output) in selected.iter().zip(to) {
+        let value = values.get(*index).ok_or(InferError::NoOutput {
+            index: *index,
+            count: values.len(),
+        })?;
+        let (shape, data) = value.try_extract_tensor::<f32>().map_err(infer)?;
+        output.shape.clear();
+        output
+            .shape
+            .extend(shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)));
+        output.data.clear();
+        output.data.extend_from_slice(data);
+    }
+    Ok(())
 }
 
 fn infer(e: ort::Error) -> InferError {

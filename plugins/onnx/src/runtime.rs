@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use visualpath_core::{ModelUse, nearest};
 
@@ -9,6 +10,9 @@ use visualpath_core::{ModelUse, nearest};
 use crate::backend::Backend;
 use crate::backend::{InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session};
 use crate::locate::ModelFile;
+use crate::shared::Shared;
+#[cfg(any(feature = "tract", feature = "ort"))]
+use crate::shared::get_or_load;
 
 /// The runtime a config asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -59,10 +63,10 @@ impl FromStr for Runtime {
     }
 }
 
-/// A model ready to run, and what runs it.
+/// A model ready to run by one user, and what runs it.
 pub struct LoadedModel {
     session: Box<dyn Session>,
-    info: RuntimeInfo,
+    shared: Arc<Shared>,
     model: ModelUse,
 }
 
@@ -70,7 +74,8 @@ impl fmt::Debug for LoadedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadedModel")
             .field("model", &self.model)
-            .field("info", &self.info)
+            .field("info", self.info())
+            .field("load_number", &self.load_number())
             .finish_non_exhaustive()
     }
 }
@@ -83,7 +88,13 @@ impl LoadedModel {
 
     /// The runtime really in use.
     pub fn info(&self) -> &RuntimeInfo {
-        &self.info
+        &self.shared.info
+    }
+
+    /// Which load of this process it was, counted from 1: those with the same number share one
+    /// model in memory.
+    pub fn load_number(&self) -> u64 {
+        self.shared.number
     }
 
     /// What to tell about it in `info` and in triggers.
@@ -92,7 +103,11 @@ impl LoadedModel {
     }
 }
 
-/// Loads `model` with the runtime asked for and logs the one really in use.
+/// A session of `model` with the runtime asked for; logs the one really in use.
+///
+/// The model itself is loaded once for all who want the same bytes, runtime and options, and
+/// freed when the last of their [`LoadedModel`]s is dropped. Who comes while it is being loaded
+/// waits. An error is not remembered: the next call tries again.
 ///
 /// `Auto` falls back to tract where ONNX Runtime can't be had or does not take the model, and logs
 /// why; `Ort` and `Tract` never fall back.
@@ -101,7 +116,7 @@ pub fn load(
     model: &ModelFile,
     options: &LoadOptions,
 ) -> Result<LoadedModel, LoadError> {
-    let (session, info) = match runtime {
+    let (session, shared) = match runtime {
         Runtime::Tract => with_tract(model, options)?,
         Runtime::Ort => with_ort(model, options)?,
         Runtime::Auto => match with_ort(model, options) {
@@ -116,6 +131,7 @@ pub fn load(
             }
         },
     };
+    let info = &shared.info;
     tracing::info!(
         model = %model.card.name,
         version = %model.card.version,
@@ -123,6 +139,8 @@ pub fn load(
         provider = %info.provider,
         threads = options.threads,
         library = info.library.as_ref().map(|l| l.display().to_string()),
+        // The same number again: shared with those who had it before.
+        load = shared.number,
         "model loaded"
     );
     Ok(LoadedModel {
@@ -133,16 +151,23 @@ pub fn load(
             runtime: info.to_string(),
         },
         session,
-        info,
+        shared,
     })
 }
 
-type Loaded = (Box<dyn Session>, RuntimeInfo);
+type Loaded = (Box<dyn Session>, Arc<Shared>);
 
 #[cfg(feature = "tract")]
 fn with_tract(model: &ModelFile, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let backend = crate::TractBackend;
-    Ok((backend.load(model, options)?, backend.info()))
+    // It runs on one thread whatever is asked for, so that is no difference between two models.
+    let same = LoadOptions {
+        threads: options.threads.min(1),
+        ..options.clone()
+    };
+    let load = || backend.load(model, options);
+    let shared = get_or_load(model, &backend.info(), &same, load)?;
+    Ok((Arc::clone(&shared.model).session()?, shared))
 }
 
 #[cfg(not(feature = "tract"))]
@@ -153,7 +178,9 @@ fn with_tract(_: &ModelFile, _: &LoadOptions) -> Result<Loaded, LoadError> {
 #[cfg(feature = "ort")]
 fn with_ort(model: &ModelFile, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let backend = crate::OrtBackend::open(options.ort_library.as_deref())?;
-    Ok((backend.load(model, options)?, backend.info()))
+    let load = || backend.load(model, options);
+    let shared = get_or_load(model, &backend.info(), options, load)?;
+    Ok((Arc::clone(&shared.model).session()?, shared))
 }
 
 #[cfg(not(feature = "ort"))]

@@ -3,18 +3,21 @@
 //! The graph is optimised once for the card's fixed shape (0.1–0.3 s for the SSD). Shapes that an
 //! exporter wrote into the file are ignored, because converters leave stale ones behind and tract
 //! takes them at their word.
+//!
+//! The optimised plan is immutable and holds the weights; every session has a state of its own
+//! over it, so sessions of one model run at the same time.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
 
 use crate::backend::{
-    Backend, DeclaredInput, InferError, LoadError, LoadOptions, Outputs, RuntimeInfo, Session,
-    TensorView, check_input, panic_text, select_outputs,
+    Backend, DeclaredInput, InferError, LoadError, LoadOptions, Model, Outputs, RuntimeInfo,
+    Session, TensorView, check_input, panic_text, select_outputs,
 };
 use crate::locate::ModelFile;
 
@@ -27,23 +30,14 @@ const VERSION: &str = "0.23.9";
 pub struct TractBackend;
 
 impl Backend for TractBackend {
-    fn load(
-        &self,
-        model: &ModelFile,
-        options: &LoadOptions,
-    ) -> Result<Box<dyn Session>, LoadError> {
+    fn load(&self, model: &ModelFile, options: &LoadOptions) -> Result<Arc<dyn Model>, LoadError> {
         if options.threads > 1 {
             tracing::info!(
                 asked = options.threads,
                 "tract runs a model on one thread; runtime = \"ort\" can use more"
             );
         }
-        // tract indexes into what a graph claims; a malformed one must not take the process down.
-        let built = catch_unwind(AssertUnwindSafe(|| build(model, options)));
-        match built {
-            Ok(session) => Ok(Box::new(session?)),
-            Err(panic) => Err(refused(&model.path, panic_text(panic.as_ref()))),
-        }
+        guarded(&model.path, || build(model, options)).map(|model| Arc::new(model) as _)
     }
 
     fn info(&self) -> RuntimeInfo {
@@ -56,6 +50,12 @@ impl Backend for TractBackend {
     }
 }
 
+/// tract indexes into what a graph claims; a malformed one must not take the process down.
+fn guarded<T>(file: &Path, work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(refused(file, panic_text(panic.as_ref()))))
+}
+
 fn refused(file: &Path, message: String) -> LoadError {
     LoadError::Refused {
         file: file.to_owned(),
@@ -64,7 +64,7 @@ fn refused(file: &Path, message: String) -> LoadError {
     }
 }
 
-fn build(model: &ModelFile, options: &LoadOptions) -> Result<TractSession, LoadError> {
+fn build(model: &ModelFile, options: &LoadOptions) -> Result<TractModel, LoadError> {
     let fail = |e: TractError| refused(&model.path, format!("{e:#}"));
     let onnx = tract_onnx::onnx()
         .with_ignore_value_info(true)
@@ -93,12 +93,10 @@ fn build(model: &ModelFile, options: &LoadOptions) -> Result<TractSession, LoadE
         .into_optimized()
         .and_then(IntoRunnable::into_runnable)
         .map_err(fail)?;
-    let state = plan.spawn().map_err(fail)?;
-    let input = Tensor::zero::<f32>(&options.input_shape).map_err(fail)?;
-    Ok(TractSession {
-        state,
-        input: Arc::new(input),
-        outputs: TVec::new(),
+    Ok(TractModel {
+        plan,
+        file: model.path.clone(),
+        input_shape: options.input_shape.clone(),
     })
 }
 
@@ -131,6 +129,28 @@ fn shape_of(input: &pb::ValueInfoProto) -> Option<Vec<Option<usize>>> {
     )
 }
 
+/// The optimised graph with its weights.
+struct TractModel {
+    plan: Arc<TypedRunnableModel>,
+    /// For messages.
+    file: PathBuf,
+    input_shape: Vec<usize>,
+}
+
+impl Model for TractModel {
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, LoadError> {
+        let fail = |e: TractError| refused(&self.file, format!("{e:#}"));
+        guarded(&self.file, || {
+            Ok(Box::new(TractSession {
+                state: self.plan.spawn().map_err(fail)?,
+                input: Arc::new(Tensor::zero::<f32>(&self.input_shape).map_err(fail)?),
+                outputs: TVec::new(),
+            }) as _)
+        })
+    }
+}
+
+/// One user's state over the plan, which it keeps alive.
 struct TractSession {
     state: TypedSimpleState,
     /// Filled in place every run: nobody else holds it between runs.

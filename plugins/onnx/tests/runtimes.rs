@@ -10,7 +10,7 @@ use visualpath_onnx::{
     InferError, LoadError, LoadOptions, ModelFile, Runtime, available_runtimes, load,
 };
 
-use support::{library, ssd};
+use support::{library, picture, ssd};
 
 const BOTH: [Runtime; 2] = [Runtime::Tract, Runtime::Ort];
 const OUTPUTS: [&str; 2] = ["raw_outputs_box_encodings", "raw_outputs_class_predictions"];
@@ -24,28 +24,13 @@ fn options(model: &ModelFile) -> LoadOptions {
 
 /// The SSD's card for another file's bytes.
 fn pretend(bytes: &[u8]) -> ModelFile {
-    ModelFile {
-        path: PathBuf::from("pretend.onnx"),
-        bytes: bytes.to_vec(),
-        ..ssd()
-    }
-}
-
-/// A picture-like input in −1…1, always the same.
-fn input() -> Vec<f32> {
-    let mut state = 1u32;
-    (0..3 * 300 * 300)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 16) as f32 / 32_768.0 - 1.0
-        })
-        .collect()
+    ModelFile::unchecked(ssd().card, PathBuf::from("pretend.onnx"), bytes.to_vec())
 }
 
 #[test]
 fn both_runtimes_give_the_same_numbers_every_time() {
     let model = ssd();
-    let input = input();
+    let input = picture(1);
     let mut answers = Vec::new();
     for runtime in BOTH {
         let mut loaded = load(runtime, &model, &options(&model)).unwrap();
@@ -90,7 +75,7 @@ fn outputs_come_in_the_order_asked_for() {
         let mut options = options(&model);
         options.outputs.reverse();
         let mut loaded = load(runtime, &model, &options).unwrap();
-        let outputs = loaded.run(&input()).unwrap();
+        let outputs = loaded.run(&picture(1)).unwrap();
         assert_eq!(outputs.get(0).unwrap().shape, [1, 1917, 24], "{runtime}");
         assert_eq!(outputs.get(1).unwrap().shape, [1, 1917, 4], "{runtime}");
     }
@@ -118,7 +103,7 @@ fn more_threads_give_the_same_answer() {
             ..options(&model)
         };
         let mut two = load(runtime, &model, &two).unwrap();
-        let input = input();
+        let input = picture(1);
         let (one, two) = (one.run(&input).unwrap(), two.run(&input).unwrap());
         let (one, two) = (one.get(1).unwrap().data, two.get(1).unwrap().data);
         let worst = one
@@ -139,7 +124,8 @@ fn more_threads_give_the_same_answer() {
 
 #[test]
 fn text_and_half_a_model_are_refused_by_name() {
-    let whole = ssd().bytes;
+    let model = ssd();
+    let whole = model.bytes();
     let cut = &whole[..whole.len() / 2];
     let mut flipped = whole[..4096].to_vec();
     flipped.iter_mut().for_each(|b| *b ^= 0x5a);

@@ -34,7 +34,7 @@ use visualpath_core::{Clock, ImageLayout, Name};
 use visualpath_frames::{Frame, FramePool};
 
 pub use error::SourceError;
-pub use jpeg::JpegSplitter;
+pub use jpeg::{JpegSplitter, Piece};
 pub use visualpath_core::StopFlag;
 
 /// What to open, and how.

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     reason = "a test's set-up that fails should stop the test"
 )]
+#![allow(dead_code, reason = "not every test program uses all of it")]
 
 use std::path::PathBuf;
 
@@ -37,4 +38,15 @@ pub fn ssd() -> ModelFile {
     ModelLocator::new(vec![assets().join("models")])
         .open("ssd-oidv4")
         .unwrap_or_else(|e| panic!("run cross/setup.sh first: {e}"))
+}
+
+/// A picture-like input of the detector in −1…1; another one for every `seed`.
+pub fn picture(seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    (0..3 * 300 * 300)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as f32 / 32_768.0 - 1.0
+        })
+        .collect()
 }

@@ -1,0 +1,149 @@
+//! Valid inputs to begin from: real configs, real rules, real streams of ffmpeg.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::config::ENVIRONMENT;
+
+/// The default config, every wrong config of the tests, and overrides.
+pub fn config() -> Vec<Vec<u8>> {
+    let default = visualpath::config::default_text().as_bytes();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|dir| dir.join("edge/tests/fixtures/wrong_configs"))
+        .find(|dir| dir.is_dir())
+        .expect("inside the repository");
+    let mut all: Vec<Vec<u8>> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    // A directory's order is not the same everywhere; what a seed of proptest finds should be.
+    all.sort();
+    let overrides = b"HOST=b1\nEMPTY=\nVISUALPATH__MQTT__URL=mqtt://b2:1884\n\
+        VISUALPATH__FUSION__VISITOR__CONFIG__RULE__0__FOR_MS=5\nVISUALPATH__SOURCE__CAM0__FPS=7.5\n";
+    all.push([default, ENVIRONMENT, overrides].concat());
+    let variables = b"schema = 1\n[source.cam0]\nuri = \"${HOST}$$${EMPTY:-x}\"\n";
+    all.push([&variables[..], ENVIRONMENT, overrides].concat());
+    all.push(default.to_vec());
+    all
+}
+
+/// Rules with scripts.
+pub fn rules() -> Vec<Vec<u8>> {
+    const WHEN: [&str; 24] = [
+        "person.count >= 1",
+        "person.car_count > 0 && motion.score > 0.02",
+        "person[\"count@door\"] >= 1",
+        "person.count >= 1 && person[\"count@door\"] == 0",
+        "\"count@door\" in person && has(person.max_confidence)",
+        "(person.count > 5 ? motion.score : person.max_confidence) > 0.5",
+        "int(person.count) % 2 == 0",
+        "person.count + 1.0 > 2 * 1",
+        "[person.count, person.car_count].exists(n, n > 3)",
+        "[1.0, 2.0].all(x, x * person.count > 1.0)",
+        "size([person.count].filter(x, x > 0.5)) > 0",
+        "free.a > 0 || free[\"b\" + \"c\"] < -1e300",
+        "double(int(free.a)) == free.a",
+        "string(person.count).startsWith(\"1\")",
+        "uint(person.count) / 2u > 0u",
+        "bool(\"true\") && !(person.count < 1)",
+        "size([1, 2, 3]) == int(person.count)",
+        "person.count > 1 // two or more",
+        "-person.count < -1.0 && 0x1F > 3",
+        "person.count in [1, 2, 3]",
+        "true",
+        "person.count != 1 && 1 / (int(person.count) - 1) == 1",
+        "9223372036854775806 + int(person.count) > 0",
+        "\"\\u00e9\" != 'e' && r\"\\\" == \"\\\\\"",
+    ];
+    const MORE: [&str; 4] = [
+        "{}",
+        r#"{"release_ms": 0, "cooldown_ms": 0}"#,
+        r#"{"kind": "range", "max_s": 1, "for_ms": 50, "release_ms": 200}"#,
+        r#"{"kind": "range", "pre_s": 600, "post_s": 600, "cooldown_ms": 0}"#,
+    ];
+    const SEQUENCES: [&str; 3] = [
+        r#"{"within_ms": 500, "cooldown_ms": 0}"#,
+        r#"{"within_ms": 5000, "kind": "range", "release_ms": 100, "for_ms": 30}"#,
+        r#"{"within_ms": 40, "active": "Mon-Fri 18:00-08:00; Sun 00:00-24:00"}"#,
+    ];
+    let script = b"\x0A\x02\x4A\x02\x42\x01\x09\x01\x12\x0B\x1A\x22\x2A\xC2\x02\x32\x3A\x02";
+    let rule = |texts: [&str; 4], more: &str| {
+        let mut seed = Vec::new();
+        for text in texts.iter().chain([&more]) {
+            seed.extend_from_slice(text.as_bytes());
+            seed.push(0);
+        }
+        seed.extend_from_slice(script);
+        seed
+    };
+    let plain = WHEN
+        .iter()
+        .zip(MORE.iter().cycle())
+        .map(|(when, more)| rule([when, "", "", ""], more));
+    let scored = MORE
+        .iter()
+        .map(|more| rule([WHEN[0], "person.max_confidence / 2.0", "", ""], more));
+    let sequences = SEQUENCES.iter().flat_map(|more| {
+        [
+            rule([WHEN[0], "", "person.count == 0", "motion.score > 0"], more),
+            rule([WHEN[0], "", "", "person.count > 3"], more),
+        ]
+    });
+    plain.chain(scored).chain(sequences).collect()
+}
+
+/// What ffmpeg writes to a pipe: small pictures with elided headers, and larger ones.
+pub fn nut() -> Vec<Vec<u8>> {
+    ["16x16", "34x18", "64x48"]
+        .into_iter()
+        .map(|size| {
+            ffmpeg(
+                size,
+                &["-c:v", "rawvideo", "-pix_fmt", "yuv420p", "-f", "nut"],
+            )
+        })
+        .collect()
+}
+
+/// Bare sequences of JPEGs: in every sampling, of changing size, with a stray byte between.
+pub fn jpegs() -> Vec<Vec<u8>> {
+    let jpegs = |size, pix_fmt| {
+        let args = [
+            "-c:v", "mjpeg", "-q:v", "12", "-pix_fmt", pix_fmt, "-f", "mjpeg",
+        ];
+        ffmpeg(size, &args)
+    };
+    let all = [
+        jpegs("16x16", "yuvj420p"),
+        jpegs("17x9", "yuvj422p"),
+        jpegs("24x8", "yuvj444p"),
+        jpegs("16x16", "gray"),
+    ];
+    let changing = [&all[0][..], &[7, 0, 0], &all[1], &all[3]].concat();
+    all.into_iter().chain([changing]).collect()
+}
+
+/// Lines of a trace, one of each kind that says much.
+pub fn trace() -> Vec<Vec<u8>> {
+    const LINES: [&str; 3] = [
+        r#"{"record_type":"session_end","timestamp_ns":5}"#,
+        r#"{"record_type":"of a later version","timestamp_ns":5,"more":[1,{"a":null}]}"#,
+        r#"{"record_type":"state_change","timestamp_ns":-1,"path":"p","label":"l","on":true}"#,
+    ];
+    LINES.map(|line| line.as_bytes().to_vec()).to_vec()
+}
+
+fn ffmpeg(size: &str, args: &[&str]) -> Vec<u8> {
+    let out = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i"])
+        .arg(format!("testsrc2=size={size}:rate=30000/1001"))
+        .args(["-frames:v", "3"])
+        .args(args)
+        .arg("pipe:1")
+        .output()
+        .expect("ffmpeg is needed: apt install ffmpeg");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "ffmpeg {args:?}: {said}");
+    out.stdout
+}
