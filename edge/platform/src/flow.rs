@@ -22,6 +22,7 @@ use visualpath_frames::{Frame, Holder};
 
 use crate::aligner::{Aligner, PathSpec};
 use crate::limiter::{DropPolicy, FlowLimiter, Offer};
+use crate::trace::FlowTrace;
 use crate::worker::{Isolation, Reply, Runner, SpawnError, ThreadWorker};
 
 /// What the capture thread sends.
@@ -198,6 +199,8 @@ pub struct Flow<S> {
     stop_deadline_ns: Option<i64>,
     /// Idle waiting without a clock (not realtime), for `hang_ms`.
     idle_ns: i64,
+    /// The trace, with the paths' names.
+    trace: Option<(FlowTrace, Vec<Name>)>,
 }
 
 /// How long the thread sleeps at most when nothing happens.
@@ -256,7 +259,18 @@ impl<S: PathSink> Flow<S> {
             ended: false,
             stop_deadline_ns: None,
             idle_ns: 0,
+            trace: None,
         })
+    }
+
+    /// Records what happens; `paths` are the names of the paths, in the spec's order.
+    #[must_use]
+    pub fn trace(mut self, mut trace: FlowTrace, paths: Vec<Name>) -> Self {
+        for (name, window_ns) in paths.iter().zip(self.aligner.windows()) {
+            trace.window(name, window_ns);
+        }
+        self.trace = Some((trace, paths));
+        self
     }
 
     /// The counters.
@@ -344,6 +358,9 @@ impl<S: PathSink> Flow<S> {
         let meta = *frame.meta();
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         self.aligner.frame(meta.frame_id, meta.t_ns, self.now_ns());
+        if let Some((trace, _)) = &mut self.trace {
+            trace.tick(meta.t_ns);
+        }
         for k in 0..self.order.len() {
             let i = self.order[k];
             let lane = &mut self.lanes[i];
@@ -355,6 +372,9 @@ impl<S: PathSink> Flow<S> {
                     self.outcome(i, meta.frame_id, Outcome::Dropped(DropReason::WorkerHeld));
                 } else {
                     stats.skipped.fetch_add(1, Ordering::Relaxed);
+                    if let Some((trace, _)) = &mut self.trace {
+                        trace.skipped(&lane.name, meta.frame_id, "rate");
+                    }
                 }
                 continue;
             }
@@ -362,6 +382,9 @@ impl<S: PathSink> Flow<S> {
             let offer = lane.limiter.offer(meta.t_ns, || frame.lease(holder));
             if matches!(offer, Offer::Skipped) {
                 stats.skipped.fetch_add(1, Ordering::Relaxed);
+                if let Some((trace, _)) = &mut self.trace {
+                    trace.skipped(&lane.name, meta.frame_id, "rate");
+                }
                 continue;
             }
             stats.admitted.fetch_add(1, Ordering::Relaxed);
@@ -419,7 +442,7 @@ impl<S: PathSink> Flow<S> {
             self.aligner.late(i, &reply.outcome);
             self.stats.lanes[i].1.late.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.outcome(i, frame_id, reply.outcome);
+            self.outcome_after(i, frame_id, reply.outcome, took_ns);
         }
         if let Some(why) = reply.held {
             self.hold(i, &why);
@@ -432,6 +455,16 @@ impl<S: PathSink> Flow<S> {
 
     /// Records the outcome of an admitted frame, once.
     fn outcome(&mut self, i: usize, frame_id: u64, outcome: Outcome) {
+        self.outcome_after(i, frame_id, outcome, 0);
+    }
+
+    fn outcome_after(&mut self, i: usize, frame_id: u64, outcome: Outcome, took_ns: i64) {
+        if let Some((trace, _)) = &mut self.trace {
+            let lane = &self.lanes[i];
+            let t_ns = self.aligner.t_ns(frame_id).unwrap_or(0);
+            // How many wait is the limiter's to say, once it can.
+            trace.outcome(&lane.name, frame_id, t_ns, &outcome, took_ns, 0);
+        }
         let stats = &self.stats.lanes[i].1;
         stats.count(&outcome);
         if let Outcome::Failed(why) = &outcome {
@@ -511,6 +544,9 @@ impl<S: PathSink> Flow<S> {
             if self.stop_deadline_ns.is_none() {
                 tracing::error!(extractor = %name, why, "extractor on Hold; the pipeline goes on without it");
                 self.sink.held(&name, why);
+                if let Some((trace, _)) = &mut self.trace {
+                    trace.worker(&name, "held", why);
+                }
             }
         }
         if let Some(f) = self.lanes[i].in_flight.take()
@@ -535,6 +571,7 @@ impl<S: PathSink> Flow<S> {
             stats,
             clock,
             realtime,
+            trace,
             ..
         } = self;
         let read = || if *realtime { clock.now_ns() } else { 0 };
@@ -548,9 +585,15 @@ impl<S: PathSink> Flow<S> {
                         settled_ns,
                         fused_ns: read(),
                     };
+                    if let Some((trace, paths)) = trace {
+                        trace.fused(&paths[path], &input, &result, &times);
+                    }
                     sink.fused(path, input, result, times);
                 }
                 Err(_) => {
+                    if let Some((trace, paths)) = trace {
+                        trace.fusion_panicked(&paths[path], &input);
+                    }
                     // A fusion that panicked starts again; its path goes on.
                     stats.fusion_panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(

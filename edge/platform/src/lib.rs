@@ -17,6 +17,7 @@ pub mod limiter;
 pub mod observe;
 pub mod registry;
 pub mod rules;
+pub mod trace;
 pub mod worker;
 
 pub use aligner::PathSpec;

@@ -7,6 +7,7 @@
 mod handoff;
 mod overhead;
 mod pipeline;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -83,7 +84,7 @@ pub struct Row {
 
 /// Measures.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
-    const ALL: [&str; 3] = ["handoff", "overhead", "pipeline"];
+    const ALL: [&str; 4] = ["handoff", "overhead", "trace", "pipeline"];
     for name in &options.names {
         anyhow::ensure!(
             ALL.contains(&name.as_str()),
@@ -106,6 +107,9 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
     }
     if wanted("overhead") {
         add("overhead", overhead::rows(options.rounds)?);
+    }
+    if wanted("trace") {
+        add("trace", trace::rows(options.rounds)?);
     }
     if wanted("pipeline") {
         match &options.video {

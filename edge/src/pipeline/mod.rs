@@ -17,10 +17,12 @@ pub mod out;
 mod sink;
 mod stop;
 pub mod summary;
+pub mod trace;
 pub mod wall;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem}
 use visualpath_mqtt::{
     Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics,
 };
+use visualpath_platform::trace::FlowTrace;
 use visualpath_platform::{Flow, FlowSpec, Registry};
 
 use crate::broker::{Broker, BrokerStartError};
@@ -245,6 +248,8 @@ impl Pipeline {
             .collect();
         out.info(&info_message(&config, &paths_info));
         out.health(&health_message(config.device_id(), problems.clone()));
+        let hub = trace::hub(&config);
+        trace::session_start(&hub, &config, &plan);
         let lanes = build::lanes(&config, &plan, loaded, realtime)?;
         let fps = match (settings.fps, info.nominal_fps) {
             (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
@@ -282,6 +287,10 @@ impl Pipeline {
             ToEvents::new(to_events.clone()),
         )
         .map_err(|e| StartError::Thread(e.to_string()))?;
+        let flow = flow.trace(
+            FlowTrace::new(Arc::clone(&hub), source_name.clone()),
+            paths_info.iter().map(|p| p.name.clone()).collect(),
+        );
         let flow_stats = flow.stats();
         let capture_stats = Arc::new(CaptureStats::default());
         let mut next_pool = 0;
@@ -369,6 +378,16 @@ impl Pipeline {
         );
         out.source_status(&source_name, SourceStatus::Offline);
         let undelivered = broker.finish(stopping.left());
+        let reason = match &ended {
+            Some(Ended::End(_)) => "end",
+            Some(Ended::Stopped) => "stopped",
+            Some(Ended::Failed(_) | Ended::NoPool(_)) | None => "failed",
+        };
+        let frames = capture_stats.frames.load(Ordering::Relaxed);
+        let triggers = counts.triggers.load(Ordering::Relaxed);
+        trace::session_end(&hub, reason, frames, triggers);
+        let left = hub.close(stopping.left());
+        stopping.stragglers.extend(left);
         let Stopping {
             stragglers,
             panicked,

@@ -14,6 +14,7 @@
 mod check;
 mod config;
 mod counters;
+mod explain;
 mod expression;
 mod signals;
 mod state;
@@ -31,6 +32,7 @@ use visualpath_core::{
 pub use visualpath_core::ExtractorSignals;
 
 pub use config::{MAX_RULES, RuleConfig, RuleError, RulesConfig};
+pub use explain::RuleView;
 pub use counters::{RuleCounters, RuleCounts};
 pub use expression::MAX_EXPRESSION_BYTES;
 

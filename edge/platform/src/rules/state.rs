@@ -88,6 +88,15 @@ impl Machine {
         matches!(self.state, State::On { .. })
     }
 
+    /// The state in a word, and the source time since when; IDLE has none.
+    pub fn describe(&self) -> (&'static str, Option<i64>) {
+        match &self.state {
+            State::Idle => ("idle", None),
+            State::Pending { start, .. } => ("pending", Some(start.t_ns)),
+            State::On { start, .. } => ("on", Some(start.t_ns)),
+        }
+    }
+
     /// Takes the condition's value at `frame`.
     pub fn step(&mut self, frame: Mark, holds: bool) -> Step {
         let ended = self.end_if_over(frame.t_ns, holds);
