@@ -9,4 +9,5 @@
 mod broker;
 mod live;
 mod real_video;
+mod trace;
 mod wrong;

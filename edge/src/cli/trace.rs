@@ -385,11 +385,14 @@ where
 }
 
 fn rule(view: RuleView, ages: &BTreeMap<Name, f64>) -> RuleExplained {
-    let reads = view.reads.into_iter().map(|(extractor, signal, value)| ReadExplained {
-        age_ms: value.and_then(|_| ages.get(&extractor).copied()),
-        signal: format!("{extractor}.{signal}"),
-        value,
-    });
+    let reads = view
+        .reads
+        .into_iter()
+        .map(|(extractor, signal, value)| ReadExplained {
+            age_ms: value.and_then(|_| ages.get(&extractor).copied()),
+            signal: format!("{extractor}.{signal}"),
+            value,
+        });
     RuleExplained {
         label: view.label,
         when: view.when,
@@ -419,7 +422,9 @@ fn tell(e: &Explained) -> String {
     for x in &e.extractors {
         text.push_str(&format!("\n  {}: {}", x.extractor, x.outcome));
         match (x.held, x.age_ms) {
-            (Some(id), Some(age)) => text.push_str(&format!(", holds frame {id} ({age:.0} ms old)")),
+            (Some(id), Some(age)) => {
+                text.push_str(&format!(", holds frame {id} ({age:.0} ms old)"))
+            }
             (Some(id), None) => text.push_str(&format!(", holds frame {id}, which is missing")),
             (None, _) => text.push_str(", holds nothing"),
         }
@@ -435,10 +440,14 @@ fn tell(e: &Explained) -> String {
             None => "does not hold".to_owned(),
             Some(error) => format!("counts as false: {error}"),
         };
-        let since = r.since_ns.map_or_else(String::new, |ns| {
-            format!(" since {:.3} s", seconds(ns))
-        });
-        let fired = if e.fired.contains(&r.label) { "; FIRED" } else { "" };
+        let since = r
+            .since_ns
+            .map_or_else(String::new, |ns| format!(" since {:.3} s", seconds(ns)));
+        let fired = if e.fired.contains(&r.label) {
+            "; FIRED"
+        } else {
+            ""
+        };
         text.push_str(&format!(
             "\n  rule {}: `{}` {holds}; {}{since}{fired}",
             r.label, r.when, r.state

@@ -376,8 +376,11 @@ impl Check<'_> {
         let config = &self.config.observability;
         match (config.level, config.sink.is_empty()) {
             (TraceLevel::Off, false) => {
-                self.warning("observability.sink", "no sink gets a record: level is \"off\"")
-                    .hint = Some("set level to minimal, normal or verbose".to_owned());
+                self.warning(
+                    "observability.sink",
+                    "no sink gets a record: level is \"off\"",
+                )
+                .hint = Some("set level to minimal, normal or verbose".to_owned());
             }
             // Sinks that were cut out as faulty are told already.
             (level, true) if level != TraceLevel::Off && !self.is_set("observability.sink") => {
@@ -403,8 +406,11 @@ impl Check<'_> {
             let Some(path) = &sink.path else {
                 // One that was cut out as faulty is told already.
                 if !self.is_set(&key("path")) {
-                    self.error(format!("observability.sink[{index}]"), "a file needs a path")
-                        .hint = Some("for example: path = \"trace.jsonl\"".to_owned());
+                    self.error(
+                        format!("observability.sink[{index}]"),
+                        "a file needs a path",
+                    )
+                    .hint = Some("for example: path = \"trace.jsonl\"".to_owned());
                 }
                 continue;
             };

@@ -32,8 +32,8 @@ use visualpath_core::{
 pub use visualpath_core::ExtractorSignals;
 
 pub use config::{MAX_RULES, RuleConfig, RuleError, RulesConfig};
-pub use explain::RuleView;
 pub use counters::{RuleCounters, RuleCounts};
+pub use explain::RuleView;
 pub use expression::MAX_EXPRESSION_BYTES;
 
 use expression::{Expression, Wanted};

@@ -85,14 +85,15 @@ impl FileSink {
         let size = match &self.file {
             Some(open) => open.size,
             // Not open yet: what an earlier run left.
-            None => std::fs::metadata(&self.path)
-                .ok()
-                .filter(std::fs::Metadata::is_file)
-                .map(|m| m.len()),
+            None => match std::fs::metadata(&self.path) {
+                Ok(meta) => meta.is_file().then(|| meta.len()),
+                Err(_) => Some(0),
+            },
         };
-        let there = size.unwrap_or(0).saturating_add(self.buffer.len() as u64);
-        let regular = self.file.is_none() || size.is_some();
-        regular && there > 0 && there.saturating_add(more as u64) > self.max_bytes
+        size.is_some_and(|size| {
+            let there = size.saturating_add(self.buffer.len() as u64);
+            there > 0 && there.saturating_add(more as u64) > self.max_bytes
+        })
     }
 
     fn rotate(&mut self) -> Result<(), SinkError> {

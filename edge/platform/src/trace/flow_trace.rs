@@ -377,7 +377,12 @@ impl FlowTrace {
     fn observation(&mut self, at: usize, held: &Arc<Held>, timestamp_ns: i64) {
         let extractor = &mut self.extractors[at];
         // What is asked for is nearly always what came last.
-        if extractor.recorded.iter().rev().any(|id| *id == held.frame_id) {
+        if extractor
+            .recorded
+            .iter()
+            .rev()
+            .any(|id| *id == held.frame_id)
+        {
             return;
         }
         remember(&mut extractor.recorded, held.frame_id);

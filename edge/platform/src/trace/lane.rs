@@ -179,7 +179,10 @@ impl Lane {
 
     /// Starts the thread, if it has not been.
     pub fn start(&mut self, zero: Instant, hub: Weak<Shared>) -> std::io::Result<()> {
-        let parked = self.parked.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let parked = self
+            .parked
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(sink) = parked.take() else {
             return Ok(());
         };

@@ -341,9 +341,11 @@ impl<F: MakeFusion> Replay<F> {
     }
 
     fn make(&mut self, line: u64, decision: &FusionDecision) -> Option<Box<dyn Fusion>> {
-        let is_it =
-            |p: &&SessionPath| p.path == decision.path && p.source == decision.source;
-        let listed = self.session.as_ref().and_then(|s| s.paths.iter().find(is_it));
+        let is_it = |p: &&SessionPath| p.path == decision.path && p.source == decision.source;
+        let listed = self
+            .session
+            .as_ref()
+            .and_then(|s| s.paths.iter().find(is_it));
         let extractors: Vec<ExtractorSignals> = match listed {
             Some(path) => path.extractors.iter().map(ExtractorSignals::from).collect(),
             None => {
@@ -392,10 +394,7 @@ impl<F: MakeFusion> Replay<F> {
                 }))
             }
             InputKind::Gap => {
-                let (from_ns, to_ns) = (
-                    decision.from_ns.unwrap_or(0),
-                    decision.to_ns.unwrap_or(0),
-                );
+                let (from_ns, to_ns) = (decision.from_ns.unwrap_or(0), decision.to_ns.unwrap_or(0));
                 catch_unwind(AssertUnwindSafe(|| {
                     fusion.update(FusionInput::Gap { from_ns, to_ns })
                 }))
