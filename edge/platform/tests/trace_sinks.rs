@@ -75,10 +75,11 @@ fn small_queue() -> LaneOptions {
 
 /// Calls a closure for each record, then notes it.
 struct Scripted {
-    each: Box<dyn FnMut(&Record) -> Result<(), SinkError> + Send>,
+    each: Each,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
+type Each = Box<dyn FnMut(&Record) -> Result<(), SinkError> + Send>;
 type Seen = Arc<Mutex<Vec<String>>>;
 
 fn scripted(

@@ -73,7 +73,11 @@ impl FileSink {
         }
         let mut done = 0;
         let result = match &mut self.file {
-            Some(open) => open.write(&self.buffer, &mut done),
+            Some(open) => {
+                let result = put(&mut open.file, &self.buffer, &mut done);
+                open.size = open.size.map(|size| size + done as u64);
+                result
+            }
             None => Ok(()),
         };
         self.buffer.drain(..done);
@@ -86,7 +90,7 @@ impl FileSink {
             Some(open) => open.size,
             // Not open yet: what an earlier run left.
             None => match std::fs::metadata(&self.path) {
-                Ok(meta) => meta.is_file().then(|| meta.len()),
+                Ok(meta) => meta.is_file().then_some(meta.len()),
                 Err(_) => Some(0),
             },
         };
@@ -188,23 +192,17 @@ impl TraceSink for FileSink {
     }
 }
 
-impl Open {
-    fn write(&mut self, bytes: &[u8], done: &mut usize) -> std::io::Result<()> {
-        while *done < bytes.len() {
-            match self.file.write(&bytes[*done..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    *done += n;
-                    if let Some(size) = &mut self.size {
-                        *size += n as u64;
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
+/// Writes `bytes` from `done` on; `done` says how far it came, also on an error.
+pub(super) fn put(out: &mut impl Write, bytes: &[u8], done: &mut usize) -> std::io::Result<()> {
+    while *done < bytes.len() {
+        match out.write(&bytes[*done..]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => *done += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn open(path: &Path) -> std::io::Result<Open> {
@@ -222,7 +220,7 @@ fn open(path: &Path) -> std::io::Result<Open> {
         .mode(0o640)
         .open(path)?;
     let meta = file.metadata()?;
-    let mut size = meta.is_file().then(|| meta.len());
+    let mut size = meta.is_file().then_some(meta.len());
     if let Some(bytes) = &mut size
         && *bytes > 0
     {

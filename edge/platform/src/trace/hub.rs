@@ -165,8 +165,11 @@ impl ObservabilityHub {
             let state = self.shared.read();
             state.lanes.iter().filter_map(Lane::flusher).collect()
         };
-        let flushed = flushers.into_iter().map(|f| f.flush(deadline));
-        flushed.fold(true, |all, one| all && one)
+        let mut all = true;
+        for flusher in flushers {
+            all &= flusher.flush(deadline);
+        }
+        all
     }
 
     /// Ends all sinks, together within `limit`; gives the names of the threads left behind.

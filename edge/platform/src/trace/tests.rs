@@ -511,6 +511,45 @@ fn a_failing_file_keeps_what_it_took_and_takes_no_more_than_its_buffer() {
     assert_eq!(sink.pending(), u64::try_from(taken).unwrap());
 }
 
+/// Takes so many bytes, then is full, again and again.
+struct FullNowAndThen {
+    room: usize,
+    taken: Vec<u8>,
+}
+
+impl std::io::Write for FullNowAndThen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.room == 0 {
+            self.room = 7;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let n = self.room.min(bytes.len()).min(3);
+        self.room -= n;
+        self.taken.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_now_and_then_tears_no_line() {
+    let text = b"one line\nand another\nand the last\n";
+    let mut disk = FullNowAndThen {
+        room: 5,
+        taken: vec![],
+    };
+    let (mut done, mut failed) = (0, 0);
+    while super::file::put(&mut disk, text, &mut done).is_err() {
+        failed += 1;
+        assert_eq!(done, disk.taken.len());
+    }
+    assert_eq!(failed, 5);
+    assert_eq!(disk.taken, text);
+}
+
 #[test]
 fn a_record_longer_than_any_reader_takes_is_refused() {
     let dir = tempfile::tempdir().unwrap();
