@@ -167,6 +167,7 @@ fn run<F: Fusion + 'static>(
         window_ns: None,
     };
     let spec = FlowSpec {
+        trace: visualpath_platform::trace::FlowTrace::off(name("cam0")),
         source: name("cam0"),
         realtime: false,
         lanes: vec![lane],

@@ -11,4 +11,5 @@ mod live;
 mod many;
 mod real_video;
 mod rule_tests;
+mod trace;
 mod wrong;

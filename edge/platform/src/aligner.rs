@@ -313,6 +313,11 @@ impl Aligner {
         }
     }
 
+    /// Source time of a frame that waits.
+    pub fn t_ns(&self, frame_id: u64) -> Option<i64> {
+        self.find(frame_id).map(|i| self.pending[i].t_ns)
+    }
+
     /// When the oldest waiting frame's window closes, on the monotonic clock.
     pub fn next_deadline_ns(&self) -> Option<i64> {
         self.paths

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod registry;
 pub mod rules;
 pub mod steps;
+pub mod trace;
 pub mod worker;
 
 pub use aligner::PathSpec;

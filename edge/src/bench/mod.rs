@@ -8,6 +8,7 @@ mod handoff;
 mod motion;
 mod overhead;
 mod pipeline;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,7 +85,7 @@ pub struct Row {
 
 /// Measures.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
-    const ALL: [&str; 4] = ["handoff", "overhead", "motion", "pipeline"];
+    const ALL: [&str; 5] = ["handoff", "overhead", "motion", "trace", "pipeline"];
     for name in &options.names {
         anyhow::ensure!(
             ALL.contains(&name.as_str()),
@@ -110,6 +111,9 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
     }
     if wanted("motion") {
         add("motion", motion::rows(options.rounds)?);
+    }
+    if wanted("trace") {
+        add("trace", trace::rows(options.rounds)?);
     }
     if wanted("pipeline") {
         match &options.video {

@@ -136,6 +136,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
     let (handed, triggers) = bounded(1024);
     let (seen, measured) = bounded(16);
     let spec = FlowSpec {
+        trace: visualpath_platform::trace::FlowTrace::off(Name::new("cam0")?),
         source: source.clone(),
         realtime: true,
         lanes: vec![LaneSpec {

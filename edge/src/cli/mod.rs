@@ -3,6 +3,7 @@
 mod check;
 mod extras;
 mod run;
+mod trace;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -60,9 +61,12 @@ enum Verb {
     /// Models this machine has.
     #[command(subcommand)]
     Models(ModelsVerb),
-    /// Measure: hand-off, overhead, the whole path; as ratios to floors measured in the same run.
+    /// Look at what a run recorded (`[observability]`).
+    #[command(subcommand)]
+    Trace(TraceVerb),
+    /// Measure: hand-off, overhead, tracing, the whole path; as ratios to floors measured in the same run.
     Bench {
-        /// Which: handoff, overhead, motion, pipeline. All if none is named.
+        /// Which: handoff, overhead, motion, trace, pipeline. All if none is named.
         names: Vec<String>,
         /// The video of `pipeline`.
         #[arg(long)]
@@ -172,6 +176,36 @@ enum ModelsVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum TraceVerb {
+    /// Run the fusions again on the recorded observations and compare their triggers with the
+    /// recorded ones. Takes a trace of level verbose.
+    Replay {
+        /// The trace.
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print one JSON document per trigger, then one of what it came to.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Why each rule did or did not fire at a moment. Takes a trace of level verbose; without a
+    /// config it shows what the fusions were given.
+    Explain {
+        /// The trace.
+        file: PathBuf,
+        /// The moment, seconds of source time: the last decision at or before it is explained.
+        #[arg(long, value_name = "T", allow_negative_numbers = true)]
+        at: f64,
+        /// The config of the recorded run.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// The program.
 pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
@@ -225,6 +259,15 @@ pub fn main() -> Exit {
         Verb::Models(ModelsVerb::Bench { name, runs, json }) => {
             extras::models_bench(name.as_deref(), runs, json)
         }
+        Verb::Trace(TraceVerb::Replay { file, config, json }) => {
+            trace::replay(&file, &config, json)
+        }
+        Verb::Trace(TraceVerb::Explain {
+            file,
+            at,
+            config,
+            json,
+        }) => trace::explain(&file, at, config, json),
         Verb::Bench {
             names,
             video,

@@ -7,6 +7,7 @@
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Component;
 
 use visualpath_core::{Name, Zone, ZoneError, nearest};
 use visualpath_media::source::synthetic;
@@ -15,7 +16,8 @@ use visualpath_platform::MAX_DEPENDS;
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceConfig, SourceFormat,
+    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind, SourceConfig,
+    SourceFormat, TraceLevel,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
@@ -43,6 +45,7 @@ pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
     check.paths();
     check.fusions();
     check.mqtt();
+    check.observability();
     check.unused();
 }
 
@@ -397,6 +400,61 @@ impl Check<'_> {
                 format!("{window} is smaller than the time-outs of `{extractor}` and what it depends on ({chain} or more): late observations will miss their frame"),
             )
             .hint = Some("\"auto\" waits as long as the time-outs allow".to_owned());
+        }
+    }
+
+    fn observability(&mut self) {
+        let config = &self.config.observability;
+        match (config.level, config.sink.is_empty()) {
+            (TraceLevel::Off, false) => {
+                self.warning(
+                    "observability.sink",
+                    "no sink gets a record: level is \"off\"",
+                )
+                .hint = Some("set level to minimal, normal or verbose".to_owned());
+            }
+            // Sinks that were cut out as faulty are told already.
+            (level, true) if level != TraceLevel::Off && !self.is_set("observability.sink") => {
+                self.warning("observability.level", "has no effect: there is no sink")
+                    .hint = Some(
+                    "for example:\n[[observability.sink]]\nkind = \"file\"\npath = \"trace.jsonl\""
+                        .to_owned(),
+                );
+            }
+            _ => {}
+        }
+        let mut files = BTreeSet::new();
+        for (index, sink) in config.sink.iter().enumerate() {
+            let key = |k: &str| format!("observability.sink[{index}].{k}");
+            if sink.kind != SinkKind::File {
+                for k in ["path", "max_bytes"] {
+                    if self.is_set(&key(k)) {
+                        self.warning(key(k), "has no effect: only a file has it");
+                    }
+                }
+                continue;
+            }
+            let Some(path) = &sink.path else {
+                // One that was cut out as faulty is told already.
+                if !self.is_set(&key("path")) {
+                    self.error(
+                        format!("observability.sink[{index}]"),
+                        "a file needs a path",
+                    )
+                    .hint = Some("for example: path = \"trace.jsonl\"".to_owned());
+                }
+                continue;
+            };
+            let leaves = path.components().any(|c| c == Component::ParentDir);
+            if path.file_name().is_none() || (path.is_relative() && leaves) {
+                self.error(
+                    key("path"),
+                    format!("expected a file below the trace directory, got {path:?}"),
+                )
+                .hint = Some("an absolute path may be anywhere".to_owned());
+            } else if !files.insert(path) {
+                self.error(key("path"), "an earlier sink writes this file");
+            }
         }
     }
 

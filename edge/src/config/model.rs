@@ -16,6 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use visualpath_core::Auto;
 use visualpath_core::{Anchor, Name};
+use visualpath_platform::trace::DEFAULT_MAX_BYTES;
+/// How much is traced.
+pub use visualpath_platform::trace::Level as TraceLevel;
 
 /// The number of the config's form this build reads.
 pub const SCHEMA: u32 = 1;
@@ -468,35 +471,6 @@ impl Default for MqttConfig {
     }
 }
 
-/// How much is traced.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum TraceLevel {
-    /// Nothing.
-    #[default]
-    Off,
-    /// Sessions, triggers, clips.
-    Minimal,
-    /// And one record per frame.
-    Normal,
-    /// And every observation and decision.
-    Verbose,
-}
-
 /// Kind of a trace sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -531,7 +505,13 @@ pub struct SinkConfig {
     pub kind: SinkKind,
     /// Of a file, under `<state_dir>/trace` unless absolute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["trace.jsonl"]))]
     pub path: Option<PathBuf>,
+    /// Of a file: when it has this many bytes it becomes `<path>.1`, which is replaced, and a new
+    /// one begins.
+    #[serde(default = "max_bytes")]
+    #[schemars(range(min = 65_536, max = 1_099_511_627_776_u64))]
+    pub max_bytes: u64,
 }
 
 /// Status page and metrics.
@@ -554,6 +534,9 @@ pub struct OtaConfig {
     pub auto: bool,
 }
 
+fn max_bytes() -> u64 {
+    DEFAULT_MAX_BYTES
+}
 fn yes() -> bool {
     true
 }

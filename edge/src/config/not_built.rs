@@ -88,13 +88,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
         "there is: mqtt://, embedded://",
     ),
     row("mqtt.homeassistant", Is(&["true"]), Warning, NO_EFFECT),
-    row(
-        "observability.level",
-        Is(&["minimal", "normal", "verbose"]),
-        Error,
-        "there is: off",
-    ),
-    row("observability.sink", Set, Warning, NO_EFFECT),
     row("web.listen", Set, Warning, NO_EFFECT),
     row("ota.repository", Set, Warning, NO_EFFECT),
     row("ota.auto", Is(&["true"]), Warning, NO_EFFECT),

@@ -17,6 +17,8 @@ use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
     ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
 };
+use visualpath_platform::trace::record::ClipRecord;
+use visualpath_platform::trace::{Level, ObservabilityHub, Record};
 use visualpath_platform::{Lateness, Times};
 
 use super::app::App;
@@ -124,6 +126,8 @@ pub struct Events {
     pub on: HashMap<(Name, Name), Vec<Name>>,
     /// Clips asked for, by id, with the path and the trigger they belong to.
     pub asked: HashMap<String, (Name, TriggerBody)>,
+    /// Where trace records go.
+    pub hub: Arc<ObservabilityHub>,
     /// The sources, for their clocks.
     pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
     /// Totals.
@@ -168,6 +172,7 @@ impl Events {
             }
             if looked.elapsed() >= CLOCK {
                 self.follow_clock();
+                self.look_at_sinks();
                 looked = Instant::now();
             }
         }
@@ -181,6 +186,31 @@ impl Events {
             if line.wall.follow() {
                 tracing::warn!(source = %line.source, "the machine's clock was set; wall times follow");
             }
+        }
+    }
+
+    /// A trace sink that loses records or fails is told once it does, and when it works again.
+    fn look_at_sinks(&mut self) {
+        const CODE: &str = "trace_sink";
+        let failing = self.hub.problems();
+        let over: Vec<String> = self
+            .problems
+            .iter()
+            .filter(|p| p.code == CODE && failing.iter().all(|f| f.target != p.subject))
+            .map(|p| p.subject.clone())
+            .collect();
+        for subject in over {
+            self.solved(CODE, &subject);
+        }
+        for sink in failing {
+            let known = |p: &Problem| p.code == CODE && p.subject == sink.target;
+            if self.problems.iter().any(known) {
+                continue;
+            }
+            let error = sink.error.as_deref().unwrap_or("it does not keep up");
+            let detail = format!("{error}; {} records lost", sink.lost);
+            let advice = "free disk space, or take a lower observability.level";
+            self.problem(problem(CODE, &sink.target, &detail, advice));
         }
     }
 
@@ -432,12 +462,39 @@ impl Events {
         self.clip_message(&path, &result.id, body);
     }
 
+    fn trace_clip(&self, path: &Name, id: &str, body: &ClipBody) {
+        if !self.hub.enabled(Level::Minimal) {
+            return;
+        }
+        // They were names before they were texts.
+        let (Ok(source), Ok(label)) = (Name::new(&body.source), Name::new(&body.label)) else {
+            return;
+        };
+        self.hub.emit_with(Level::Minimal, || {
+            let ready = body.state == ClipState::Ready;
+            Record::Clip(ClipRecord {
+                timestamp_ns: self.hub.now_ns(),
+                source,
+                path: path.clone(),
+                label,
+                id: id.to_owned(),
+                trigger_id: body.trigger_id.clone(),
+                state: if ready { "ready" } else { "failed" }.to_owned(),
+                file: body.file.clone(),
+                reason: body.reason.clone(),
+                start_ns: ready.then_some(body.start_ns),
+                end_ns: ready.then_some(body.end_ns),
+            })
+        });
+    }
+
     fn clip_message(&mut self, path: &Name, id: &str, body: ClipBody) {
         let count = match body.state {
             ClipState::Ready => &self.counts.ready,
             ClipState::Failed => &self.counts.failed,
         };
         count.fetch_add(1, Ordering::Relaxed);
+        self.trace_clip(path, id, &body);
         match self.out.clip(path, id, body) {
             Ok(payload) => {
                 if let Some(app) = &self.app {
@@ -554,6 +611,7 @@ mod tests {
             open: HashMap::new(),
             on: HashMap::new(),
             asked: HashMap::new(),
+            hub: Arc::new(ObservabilityHub::new(Level::Off)),
             walls: Arc::default(),
             counts: Arc::clone(counts),
         }

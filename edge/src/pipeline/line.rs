@@ -18,6 +18,7 @@ use visualpath_core::{Clock, ModelUse, Name, StopFlag, Zone};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
 use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
+use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
 use visualpath_platform::{Captured, Flow, FlowChange, FlowSpec, FlowStats};
 
 use super::build::{self, LaneFacts, Pace};
@@ -310,6 +311,8 @@ fn free_slot(old: &Shape, next: &Shape, name: &Name) -> usize {
 
 /// What all lines are made with.
 pub struct LineMaker {
+    /// Where trace records go.
+    pub hub: Arc<ObservabilityHub>,
     /// Monotonic time.
     pub clock: Arc<dyn Clock>,
     /// The events thread's inbox.
@@ -423,6 +426,7 @@ impl LineMaker {
                 clock: Arc::clone(&self.clock),
                 unix_ns: Arc::new(move |t_ns| wall.wall.unix_ns(t_ns)),
                 changes: changed,
+                trace: FlowTrace::new(Arc::clone(&self.hub), source_name.clone()),
                 stop: stop.clone(),
                 stop_grace_ns: 5_000_000_000,
             },

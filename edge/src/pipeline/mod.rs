@@ -21,6 +21,7 @@ pub mod reload;
 mod sink;
 mod stop;
 pub mod summary;
+pub mod trace;
 pub mod wall;
 
 use std::collections::HashMap;
@@ -238,7 +239,10 @@ impl Pipeline {
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
         let (clip_results, clips) = unbounded();
+        let hub = trace::hub(&self.config);
+        trace::session_start(&hub, &self.config, &plan);
         let maker = LineMaker {
+            hub: Arc::clone(&hub),
             clock,
             events: ToEvents::new(to_events),
             clip_results,
@@ -282,6 +286,7 @@ impl Pipeline {
             on: HashMap::new(),
             asked: HashMap::new(),
             walls: Arc::clone(&maker.walls),
+            hub: Arc::clone(&hub),
             counts: Arc::clone(&counts),
         };
         let events = spawn("events", move || events.run(&from_all, &clips))?;
@@ -314,6 +319,7 @@ impl Pipeline {
             ..
         } = running;
         maker.events.end(stopping.left());
+        let asked_to_stop = stop.is_set();
         // An events thread that ends late ends the process late, but not for ever.
         stop.stop();
         let kept = stopping.join("events", events, |_| ()).is_some();
@@ -331,6 +337,14 @@ impl Pipeline {
             cpu_s: summary::cpu_seconds() - cpu_before,
         });
         out.print(&Line::Summary(summary.clone()));
+        let reason = match (&error, asked_to_stop) {
+            (Some(_), _) => "failed",
+            (None, true) => "stopped",
+            (None, false) => "end",
+        };
+        trace::session_end(&hub, reason, summary.frames, summary.triggers);
+        let left = hub.close(stopping.left());
+        stopping.stragglers.extend(left);
         Ok(report(summary, stopping, error))
     }
 }

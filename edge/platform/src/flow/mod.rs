@@ -31,6 +31,7 @@ use visualpath_frames::Frame;
 use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
 use crate::depends::{Deps, Resolved, Verdict};
 use crate::limiter::{Admitted, DropPolicy};
+use crate::trace::FlowTrace;
 use crate::worker::{Isolation, Job, Reply, SpawnError, ThreadWorker, Ticket};
 
 use lane::{InFlight, Lane, LaneRest, Worker};
@@ -100,6 +101,8 @@ pub struct FlowSpec {
     pub unix_ns: Arc<dyn Fn(i64) -> i64 + Send + Sync>,
     /// Changes while it runs, applied between two frames.
     pub changes: Receiver<FlowChange>,
+    /// Records what happens.
+    pub trace: FlowTrace,
     /// Set to stop: frames that wait are dropped instead of worked off.
     pub stop: StopFlag,
     /// How long in-flight frames are waited for when stopping.
@@ -171,6 +174,7 @@ pub struct Flow<S> {
     roots: Vec<usize>,
     /// Lanes that wait for others.
     waiting: Vec<usize>,
+    trace: FlowTrace,
     stop: StopFlag,
     stop_grace_ns: i64,
     /// Given to every new worker; this also keeps the channel open.
@@ -204,6 +208,10 @@ impl<S: PathSink> Flow<S> {
         }
         // One answer per worker can be under way, and one of a worker that was replaced meanwhile.
         let (reply_to, replies) = bounded(MAX_EXTRACTORS * 2);
+        let mut spec = spec;
+        for (path, _) in &spec.paths {
+            spec.trace.window(&path.name, path.window_ns);
+        }
         let (paths, fusions): (Vec<_>, Vec<_>) = spec
             .paths
             .into_iter()
@@ -219,6 +227,7 @@ impl<S: PathSink> Flow<S> {
             unix_ns: spec.unix_ns,
             roots: Vec::new(),
             waiting: Vec::new(),
+            trace: spec.trace,
             stop: spec.stop,
             stop_grace_ns: spec.stop_grace_ns,
             reply_to,
@@ -346,6 +355,7 @@ impl<S: PathSink> Flow<S> {
         let meta = *frame.meta();
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         self.dequeued_ns = self.now_ns();
+        self.trace.tick(meta.t_ns);
         let unix_ns = (self.unix_ns)(meta.t_ns);
         self.aligner
             .frame(meta.frame_id, meta.t_ns, unix_ns, self.dequeued_ns);
@@ -422,7 +432,9 @@ impl<S: PathSink> Flow<S> {
     }
 
     fn skip(&mut self, i: usize, frame_id: u64, why: Skip) {
-        self.lanes[i].stats.count_skip(why);
+        let lane = &self.lanes[i];
+        lane.stats.count_skip(why);
+        self.trace.skipped(&lane.name, frame_id, why.as_str());
         self.aligner.skipped(frame_id, i);
         self.resolve(i, frame_id, Resolved::Skipped);
     }
@@ -497,7 +509,8 @@ impl<S: PathSink> Flow<S> {
         let flight = lane.in_flight.take().filter(|f| f.frame_id == frame_id);
         match flight {
             Some(f) if !f.timed_out => {
-                self.outcome(i, frame_id, reply.outcome, Some(f.dequeued_ns));
+                let answer = (f.dequeued_ns, took_ns);
+                self.outcome(i, frame_id, reply.outcome, Some(answer));
             }
             flight => {
                 lane.stats.late.fetch_add(1, Ordering::Relaxed);
@@ -520,11 +533,22 @@ impl<S: PathSink> Flow<S> {
         }
     }
 
-    /// Records the outcome of an admitted frame, once. `dequeued_ns` is given for an answer.
-    fn outcome(&mut self, i: usize, frame_id: u64, outcome: Outcome, dequeued_ns: Option<i64>) {
+    /// Records the outcome of an admitted frame, once. Of an answer, `answer` says when its frame
+    /// was dequeued and how long it took.
+    fn outcome(
+        &mut self,
+        i: usize,
+        frame_id: u64,
+        outcome: Outcome,
+        answer: Option<(i64, i64)>,
+    ) {
         let now_ns = self.now_ns();
         let lane = &mut self.lanes[i];
         lane.stats.count(&outcome);
+        let t_ns = self.aligner.t_ns(frame_id).unwrap_or(0);
+        let (took_ns, waiting) = (answer.map_or(0, |(_, took)| took), lane.limiter.waiting());
+        self.trace
+            .outcome(&lane.name, frame_id, t_ns, &outcome, took_ns, waiting);
         if let Outcome::Failed(why) = &outcome {
             // Said ever more seldom: an extractor may fail on every frame for weeks.
             let failed = lane.stats.failed.load(Ordering::Relaxed);
@@ -544,7 +568,7 @@ impl<S: PathSink> Flow<S> {
         self.aligner.outcome(frame_id, i, outcome);
         let late = self.aligner.stats().late[i] - before;
         lane.stats.late.fetch_add(late, Ordering::Relaxed);
-        if let Some(dequeued_ns) = dequeued_ns.filter(|_| self.realtime) {
+        if let Some((dequeued_ns, _)) = answer.filter(|_| self.realtime) {
             let took = now_ns.saturating_sub(dequeued_ns);
             let answer = if late > 0 {
                 Answer::AfterWindow(took)
@@ -621,6 +645,7 @@ impl<S: PathSink> Flow<S> {
             if self.stop_deadline_ns.is_none() {
                 tracing::error!(extractor = %name, why, "extractor on Hold; the pipeline goes on without it");
                 self.sink.held(&name, why);
+                self.trace.worker(&name, "held", why);
             }
         }
         if let Some(f) = self.lanes[i].in_flight.take()
@@ -646,6 +671,7 @@ impl<S: PathSink> Flow<S> {
             stats,
             clock,
             realtime,
+            trace,
             ..
         } = self;
         let read = || if *realtime { clock.now_ns() } else { 0 };
@@ -654,26 +680,39 @@ impl<S: PathSink> Flow<S> {
                 return;
             };
             let settled_ns = read();
-            let (input, dequeued_ns, result) = match settled {
+            let mut times = Times {
+                dequeued_ns: 0,
+                settled_ns,
+                fused_ns: 0,
+            };
+            let (name, input, result) = match settled {
                 Settled::Input(input, dequeued_ns) => {
                     let Some((name, fusion)) = &mut fused.now else {
                         return;
                     };
                     let result = guarded(stats, name, fusion, |f| f.update(input));
-                    (input, dequeued_ns, result)
+                    times.dequeued_ns = dequeued_ns;
+                    times.fused_ns = read();
+                    match &result {
+                        Some(result) => trace.fused(name, &input, result, &times),
+                        None => trace.fusion_panicked(name, &input),
+                    }
+                    (&*name, input, result)
                 }
                 Settled::Replaced { t_ns } => {
+                    let taken_over = fused.now.is_some() && fused.next.is_some();
+                    let result = fused.replace(stats, t_ns);
                     let input = FusionInput::End { t_ns };
-                    (input, 0, fused.replace(stats, t_ns))
+                    let Some(name) = &fused.name else { return };
+                    match &result {
+                        Some(result) if taken_over => trace.taken_over(name, t_ns, result),
+                        Some(result) => trace.fused(name, &input, result, &times),
+                        None => {}
+                    }
+                    (name, input, result)
                 }
             };
-            let Some(result) = result else { return };
-            let times = Times {
-                dequeued_ns,
-                settled_ns,
-                fused_ns: read(),
-            };
-            if let Some(name) = &fused.name {
+            if let Some(result) = result {
                 sink.fused(name, input, result, times);
             }
         });
@@ -694,6 +733,7 @@ impl<S: PathSink> Flow<S> {
             }
             let fused = &mut self.fusions[index];
             let spec = path.map(|(spec, fusion)| {
+                self.trace.window(&spec.name, spec.window_ns);
                 fused.next = Some((spec.name.clone(), fusion));
                 spec
             });
@@ -714,6 +754,7 @@ impl<S: PathSink> Flow<S> {
         }
         let Some(spec) = spec else { return };
         let name = spec.runner.name().clone();
+        self.trace.worker(&name, "running", "the config changed");
         match self.lane(index, spec) {
             Err(e) => {
                 tracing::error!(error = %e, "an extractor could not be started");

@@ -16,6 +16,7 @@
 mod check;
 mod config;
 mod counters;
+mod explain;
 mod expression;
 mod gate;
 mod hours;
@@ -36,6 +37,7 @@ pub use visualpath_core::ExtractorSignals;
 
 pub use config::{ExpectedTrigger, MAX_RULES, RuleConfig, RuleError, RuleTest, RulesConfig};
 pub use counters::{RuleCounters, RuleCounts};
+pub use explain::RuleView;
 pub use expression::MAX_EXPRESSION_BYTES;
 pub use gate::Gate;
 

@@ -19,7 +19,7 @@ use super::{ExtractorSignals, MAX_OBJECTS};
 /// What a rule was compiled to, and its state.
 pub(super) struct Rule {
     pub config: RuleConfig,
-    when: Expression,
+    pub when: Expression,
     then: Option<Expression>,
     unless: Option<Expression>,
     score: Option<Expression>,

@@ -136,6 +136,17 @@ impl Machine {
         }
     }
 
+    /// The state in a word, and the source time since when; idle and spent have none.
+    pub fn describe(&self) -> (&'static str, Option<i64>) {
+        match &self.state {
+            State::Idle => ("idle", None),
+            State::Pending { start, .. } => ("pending", Some(start.t_ns)),
+            State::Waiting { start, .. } => ("waiting", Some(start.t_ns)),
+            State::Spent { .. } => ("spent", None),
+            State::On { start, .. } => ("on", Some(start.t_ns)),
+        }
+    }
+
     pub fn is_on(&self) -> bool {
         matches!(self.state, State::On { .. })
     }

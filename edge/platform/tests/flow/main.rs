@@ -191,6 +191,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
     let fusion: Box<dyn Fusion> = Box::new(Noting(Arc::clone(&noted)));
     let (changes, changed) = bounded(4);
     let spec = FlowSpec {
+        trace: visualpath_platform::trace::FlowTrace::off(name("cam0")),
         source: name("cam0"),
         unix_ns: Arc::new(|t_ns| t_ns),
         changes: changed,
