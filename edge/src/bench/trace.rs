@@ -15,6 +15,8 @@ use super::{Row, Samples, allocations, allocations_since};
 
 /// Frames per level and round.
 const FRAMES: u64 = 1000;
+/// After this long without work a thread is asleep.
+const ASLEEP: Duration = Duration::from_millis(1);
 /// Frames measured together where one takes less than a clock can tell.
 const TOGETHER: u64 = 1000;
 /// The frame that the ratio is to: one of 30 per second.
@@ -54,8 +56,7 @@ pub fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
         .collect())
 }
 
-/// Gives the allocations per frame on this thread's account; the sinks' threads allocate too, but
-/// keep what they have.
+/// Gives the allocations per frame, of the whole process.
 fn round(level: Level, samples: &mut Samples) -> anyhow::Result<Option<f64>> {
     let dir = std::env::temp_dir().join(format!("visualpath-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
@@ -74,11 +75,13 @@ fn round(level: Level, samples: &mut Samples) -> anyhow::Result<Option<f64>> {
             let started = Instant::now();
             thread.frame(&one);
             let took = started.elapsed();
-            // As between two real frames: the sinks are done and their threads asleep.
+            // As between two real frames: the sinks are done, and their threads asleep, so that
+            // the next frame has to wake them.
             anyhow::ensure!(
                 hub.flush(Duration::from_secs(60)),
                 "the trace sinks do not keep up"
             );
+            std::thread::sleep(ASLEEP);
             if id >= FRAMES / 10 {
                 samples.add(took);
                 measured += 1;
