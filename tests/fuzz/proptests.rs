@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 type Seeds = LazyLock<Vec<Vec<u8>>>;
+type Check = fn(&[u8]) -> bool;
 
 static CONFIG: Seeds = LazyLock::new(seeds::config);
 static RULES: Seeds = LazyLock::new(seeds::rules);
@@ -294,7 +295,7 @@ fn seeds_for_the_fuzzer() {
 #[test]
 fn seeds_are_valid() {
     // Most seeds of the config are the wrong ones of its tests; sequences of rules are refused.
-    let checks: [(&Seeds, fn(&[u8]) -> bool, usize); 5] = [
+    let checks: [(&Seeds, Check, usize); 5] = [
         (&CONFIG, config::check, 2),
         (&RULES, rules::check, 18),
         (&NUT, nut::check, NUT.len()),
@@ -318,7 +319,7 @@ fn seeds_are_valid() {
 
 #[test]
 fn what_broke_a_promise_once_does_not_again() {
-    let checks: [(&str, fn(&[u8]) -> bool); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("config", config::check),
         ("rules", rules::check),
         ("nut", nut::check),

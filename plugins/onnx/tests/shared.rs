@@ -1,5 +1,6 @@
 //! Those who use the same model the same way share it: one load, one copy of the weights, and
 //! everybody gets the answer he would get alone.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 mod support;
 

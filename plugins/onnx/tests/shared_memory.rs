@@ -1,6 +1,7 @@
 //! What a second user of a model costs in memory, and what is left when all are gone.
 //!
 //! A program of its own: resident memory is that of a process.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 mod support;
 
