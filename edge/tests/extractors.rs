@@ -463,3 +463,44 @@ fn wrong_configs_of_both_are_told_at_their_line() {
         assert!(format!("{out}{said}").contains(says), "{says}\n{out}{said}");
     }
 }
+
+/// First cells of the rows of a page's table that begins with this header.
+fn documented(page: &str, header: &str) -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
+    let text = std::fs::read_to_string(file.join(page)).unwrap();
+    let rows = text.lines().skip_while(|l| !l.starts_with(header)).skip(2);
+    let cells = rows.map_while(|l| l.strip_prefix("| `")?.split('`').next());
+    cells.map(str::to_owned).collect()
+}
+
+/// What follows `known: ` in the message about an unknown key.
+fn known(message: &str) -> Vec<String> {
+    let (_, list) = message.split_once("known: ").unwrap();
+    list.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_pages_name_every_key_parameter_and_signal() {
+    let registry = builtin::registry().unwrap();
+    for (name, page) in [("motion", "motion.md"), ("quality", "quality.md")] {
+        let plugin = registry.extractor(name).unwrap();
+        let mut cx = PluginContext {
+            name: Name::new("x").unwrap(),
+            config: serde_json::Map::new(),
+            zones: vec![],
+            model_dirs: vec![],
+        };
+        let mut signals = documented(page, "| signal |");
+        signals.retain(|s| !s.contains('@'));
+        signals.sort();
+        assert_eq!(signals, plugin.signals(&cx).unwrap(), "{page}");
+        cx.config.insert("zzzzzzzzzz".to_owned(), Value::Null);
+        let error = plugin.signals(&cx).unwrap_err().to_string();
+        assert_eq!(documented(page, "| key |"), known(&error), "{page}");
+    }
+    let error = Params::parse("synthetic:?zzzzzzzzzzzz=1", &Asked::default()).unwrap_err();
+    assert_eq!(
+        documented("synthetic.md", "| parameter |"),
+        known(&error.to_string())
+    );
+}

@@ -20,7 +20,7 @@ use crate::config::Config;
 const FRACTION: u32 = 7;
 const ONE: i16 = 1 << FRACTION;
 /// Learning steps in `learn_s`, and absorbing steps in `history_s`.
-const STEPS: i64 = 32;
+const STEPS: u8 = 32;
 /// A pixel counts as changed beyond this many mean deviations (4 standard ones, if it is noise).
 const DEVIATIONS: i16 = 5;
 /// However restless a pixel is, a change of this many levels counts.
@@ -145,22 +145,18 @@ impl Background {
     pub(crate) fn learn(&mut self, picture: &[u8], changed: &[u8], moving: &[u8], t_ns: i64) {
         let mut learned = false;
         let passed = t_ns.saturating_sub(self.absorbed_ns);
-        let steps = passed.saturating_mul(STEPS) / self.config.history_ns;
+        let steps = passed.saturating_mul(STEPS.into()) / self.config.history_ns;
         if steps > 0 {
             // On a grid, so that a slow source takes no longer.
-            let step_ns = self.config.history_ns / STEPS;
+            let step_ns = self.config.history_ns / i64::from(STEPS);
             self.absorbed_ns = self
                 .absorbed_ns
                 .saturating_add(steps.saturating_mul(step_ns));
-            self.absorb(
-                picture,
-                changed,
-                u8::try_from(steps.min(STEPS)).unwrap_or(1),
-            );
+            self.absorb(picture, changed, u8::try_from(steps).unwrap_or(STEPS));
             learned = true;
         }
         let passed = t_ns.saturating_sub(self.learned_ns);
-        if passed.saturating_mul(STEPS) >= self.config.learn_ns {
+        if passed.saturating_mul(STEPS.into()) >= self.config.learn_ns {
             self.learned_ns = t_ns;
             self.follow(picture, moving, weight(passed, self.config.learn_ns));
             learned = true;
@@ -190,7 +186,6 @@ impl Background {
 
     /// What has changed and then stood still for `history` is background from now on.
     fn absorb(&mut self, picture: &[u8], changed: &[u8], steps: u8) {
-        const ALL: u8 = STEPS as u8;
         let likeness = self.config.threshold;
         let seen = self.candidate.iter_mut().zip(&mut self.stood);
         let pixels = seen.zip(&mut self.mean).zip(picture).zip(changed);
@@ -202,7 +197,7 @@ impl Background {
                 (*stood).saturating_add(steps)
             };
             *candidate = if same && *c != 0 { *candidate } else { *x };
-            let settled = *stood >= ALL;
+            let settled = *stood >= STEPS;
             *mean = if settled { fixed(*x) } else { *mean };
             *stood = if settled { 0 } else { *stood };
         }
@@ -242,11 +237,7 @@ fn fixed(level: u8) -> i16 {
     i16::from(level) << FRACTION
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped"
-)]
+#[expect(clippy::cast_sign_loss, reason = "clamped")]
 fn to_level(value: i16) -> u8 {
     value.clamp(0, 255) as u8
 }
@@ -254,12 +245,8 @@ fn to_level(value: i16) -> u8 {
 /// `value` times a weight of 16 fraction bits, rounded.
 fn part(value: i16, weight: i16) -> i16 {
     let product = i32::from(value) * i32::from(weight) + (1 << 15);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "half of an i16 at most: weights are below a half"
-    )]
-    let part = (product >> 16) as i16;
-    part
+    // Half of an i16 at most: weights are below a half.
+    (product >> 16) as i16
 }
 
 /// The weight of what has come in `passed` beside what has been known for `known`:

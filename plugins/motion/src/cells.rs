@@ -359,14 +359,14 @@ mod tests {
         assert_eq!((l, t, b), (4, 2, 26));
         assert!((20..=24).contains(&r), "one cell of shadow at most: {r}");
         assert!(area >= 16 * 24, "the middle is in: {area}");
-        // A thing cut off by the picture's edge keeps its middle too.
-        let moved = |mask: &[u8]| {
-            let mut out = blank();
-            out[12 * W..].copy_from_slice(&mask[..(H - 12) * W]);
-            out
-        };
-        let cut = boxes(&moved(&changed), Some(&moved(&hard)), 20);
-        assert!(cut[0].1 >= 16 * 20, "{cut:?}");
+        // So does one that the picture's lower edge cuts off.
+        let (mut changed, mut hard) = (blank(), blank());
+        draw(&mut changed, [4, 10, 36, H]);
+        for edge in [[4, 10, 36, 12], [4, 10, 6, H], [34, 10, 36, H]] {
+            draw(&mut hard, edge);
+        }
+        let cut = boxes(&changed, Some(&hard), 20);
+        assert_eq!(cut, [([4, 10, 36, H], 32 * (H - 10))]);
         // The shadow alone is nothing.
         let mut changed = blank();
         draw(&mut changed, shadow);

@@ -124,9 +124,7 @@ fn even(one: (&[u8], &[u8]), other: (&[u8], &[u8]), slack: u16, out: &mut [u8]) 
         let (p, b) = (u16::from(p[i]), u16::from(b[i]));
         let (q, c) = (u16::from(q[i]), u16::from(c[i]));
         let apart = p.wrapping_mul(c).abs_diff(q.wrapping_mul(b));
-        let product = u32::from(b.wrapping_mul(c)).wrapping_mul(SMOOTH) >> 16;
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
-        let allowed = product as u16;
+        let allowed = (u32::from(b.wrapping_mul(c)).wrapping_mul(SMOOTH) >> 16) as u16;
         let noise = b.wrapping_add(c).wrapping_mul(slack) >> SLACK_BITS;
         out[i] = u8::from(apart <= allowed.wrapping_add(noise));
     }

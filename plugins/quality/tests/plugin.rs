@@ -1,5 +1,6 @@
 //! What the numbers say about pictures whose faults are known.
 #![allow(
+    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     reason = "a test; its numbers are small"
 )]

@@ -18,9 +18,10 @@ const WHITE: u8 = 232;
 /// Bits of the picture's number; a larger one is cut.
 pub(super) const FRAME_BITS: u32 = 40;
 /// Pixels across.
-pub(super) const WIDTH: u32 = (BLOCK * COLUMNS) as u32;
+pub(super) const WIDTH: u32 = 128;
 /// Pixels down.
-pub(super) const HEIGHT: u32 = (BLOCK * ROWS) as u32;
+pub(super) const HEIGHT: u32 = 64;
+const _: () = assert!(WIDTH as usize == BLOCK * COLUMNS && HEIGHT as usize == BLOCK * ROWS);
 
 fn bytes_of(frame: u64, t_ns: i64) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
@@ -75,7 +76,7 @@ pub fn read_frame_number(
             let middle = luma.get(at..at + BLOCK - 4)?;
             sum += middle.iter().map(|p| u32::from(*p)).sum::<u32>();
         }
-        if sum / ((BLOCK - 4) * (BLOCK - 4)) as u32 >= 128 {
+        if sum >= 128 * 4 * 4 {
             bytes[bit / 8] |= 0x80 >> (bit % 8);
         }
     }

@@ -22,6 +22,8 @@ const HASH: u8 = 12;
 
 /// Glyphs of a line: `hhhh:mm:ss.mmm` and `#0000000000000` both have so many.
 const LINE: usize = 14;
+/// Pixels across of a line, not magnified.
+const ACROSS: u32 = 14 * ADVANCE;
 const ADVANCE: u32 = 6;
 const MARGIN: u32 = 4;
 const MOST: u32 = 3;
@@ -30,7 +32,7 @@ const INK: u8 = 232;
 
 /// Magnification of text that begins at column `left`; 0 if there is no room.
 pub(super) fn scale(width: u32, left: u32) -> u32 {
-    (width.saturating_sub(left + 2 * MARGIN) / (LINE as u32 * ADVANCE)).min(MOST)
+    (width.saturating_sub(left + 2 * MARGIN) / ACROSS).min(MOST)
 }
 
 /// Rows that two lines take.
@@ -74,8 +76,8 @@ fn digit(rest: &mut u64, base: u64) -> u8 {
 /// Draws number and time from column `left` on.
 pub(super) fn draw(luma: &mut [u8], stride: usize, width: u32, left: u32, frame: u64, t_ns: i64) {
     let scale = scale(width, left);
-    for (index, line) in [number(frame), clock(t_ns)].iter().enumerate() {
-        let top = MARGIN + index as u32 * (7 * scale + MARGIN);
+    for (index, line) in (0..).zip(&[number(frame), clock(t_ns)]) {
+        let top = MARGIN + index * (7 * scale + MARGIN);
         let (top, left) = (top as usize, (left + MARGIN) as usize);
         draw_line(luma, stride, line, (left, top), scale as usize);
     }
@@ -90,7 +92,7 @@ fn draw_line(
 ) {
     let rows = luma.chunks_mut(stride).skip(top).take(7 * scale);
     for (y, row) in rows.enumerate() {
-        let cells = row[left..].chunks_mut(scale).take(LINE * ADVANCE as usize);
+        let cells = row[left..].chunks_mut(scale).take(ACROSS as usize);
         for (x, cell) in cells.enumerate() {
             let (glyph, column) = (line[x / ADVANCE as usize], x % ADVANCE as usize);
             let bits = GLYPHS[glyph as usize][y / scale];

@@ -155,10 +155,10 @@ fn lit(level: u8, pct: u32) -> u8 {
 fn background(params: &Params) -> Vec<u8> {
     let (w, h) = (params.width as usize, params.height as usize);
     let points = w / GRAIN + 2;
-    let row_of = |y: usize| -> Vec<i32> {
+    let row_of = |y: usize| -> Vec<usize> {
         let mut dice = Dice::new(params.seed ^ 0x6261, y as u64);
         (0..points)
-            .map(|_| i32::try_from(dice.below(49)).unwrap_or(0))
+            .map(|_| usize::try_from(dice.below(49)).unwrap_or(0))
             .collect()
     };
     let mut out = Vec::with_capacity(w * h);
@@ -167,13 +167,12 @@ fn background(params: &Params) -> Vec<u8> {
         if y % GRAIN == 0 && y > 0 {
             above = std::mem::replace(&mut below, row_of(y / GRAIN + 1));
         }
-        let fy = (y % GRAIN) as i32;
+        let fy = y % GRAIN;
         for x in 0..w {
-            let (at, fx) = (x / GRAIN, (x % GRAIN) as i32);
-            let g = GRAIN as i32;
-            let mix = |row: &[i32]| row[at] * (g - fx) + row[at + 1] * fx;
-            let grain = (mix(&above) * (g - fy) + mix(&below) * fy) / (g * g);
-            let slope = (x * 32 / w) as i32;
+            let (at, fx) = (x / GRAIN, x % GRAIN);
+            let mix = |row: &[usize]| row[at] * (GRAIN - fx) + row[at + 1] * fx;
+            let grain = (mix(&above) * (GRAIN - fy) + mix(&below) * fy) / (GRAIN * GRAIN);
+            let slope = x * 32 / w;
             out.push(u8::try_from(64 + slope + grain).unwrap_or(u8::MAX));
         }
     }
