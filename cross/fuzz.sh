@@ -16,7 +16,7 @@ cd "$ROOT/tests/fuzz"
 SECONDS_EACH=${1:-20}
 shift || true
 TARGETS=("$@")
-[ "${#TARGETS[@]}" -gt 0 ] || TARGETS=(config rules nut jpegs mjpeg)
+[ "${#TARGETS[@]}" -gt 0 ] || TARGETS=(config rules nut jpegs mjpeg trace)
 
 (cd "$ROOT" && VISUALPATH_FUZZ_SEEDS="$CACHE/fuzz/seeds" cargo test --quiet --locked --workspace \
     --test fuzz -- --ignored --exact seeds_for_the_fuzzer >/dev/null)

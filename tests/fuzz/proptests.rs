@@ -9,7 +9,7 @@ mod bodies;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use bodies::{config, jpegs, mjpeg, nut, rules, seeds};
+use bodies::{config, jpegs, mjpeg, nut, rules, seeds, trace};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -20,6 +20,7 @@ static CONFIG: Seeds = LazyLock::new(seeds::config);
 static RULES: Seeds = LazyLock::new(seeds::rules);
 static NUT: Seeds = LazyLock::new(seeds::nut);
 static JPEGS: Seeds = LazyLock::new(seeds::jpegs);
+static TRACE: Seeds = LazyLock::new(seeds::trace);
 
 /// Pieces that meet in configs.
 const CONFIG_PIECES: &[&str] = &[
@@ -204,6 +205,11 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_trace_line_is_a_record_or_told(seed: Index, changes in changes()) {
+        trace::check(&changed(&TRACE, seed, changes, &["null", "1e999", "-0.0", "{", "\"", "[[", "9223372036854775808"]));
+    }
+
+    #[test]
     fn a_damaged_mjpeg_file_gives_frames_in_order_and_ends(seed: Index, changes in changes()) {
         mjpeg::check(&changed(&JPEGS, seed, changes, &[]));
     }
@@ -214,7 +220,9 @@ proptest! {
 
     #[test]
     fn random_bytes_hurt_nobody(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        for check in [config::check, rules::check, nut::check, jpegs::check, mjpeg::check] {
+        let all: [Check; 6] =
+            [config::check, rules::check, nut::check, jpegs::check, mjpeg::check, trace::check];
+        for check in all {
             check(&bytes);
         }
     }

@@ -14,7 +14,7 @@ pub mod mjpeg;
 pub mod nut;
 pub mod rules;
 pub mod seeds;
-// pub mod trace;
+pub mod trace;
 
 use std::io::{self, Read};
 

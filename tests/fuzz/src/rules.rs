@@ -10,7 +10,7 @@ use visualpath_core::{
     Aligned, AlignedEntry, Fusion, FusionInput, FusionResult, Held, Name, Observation, Phase,
     TriggerKind,
 };
-use visualpath_platform::rules::{ExtractorSignals, Rules, RulesConfig};
+use visualpath_platform::rules::{ExtractorSignals, Rules, RulesConfig, TimeZone};
 
 /// Longest message: an expression may be quoted whole, once.
 const MAX_MESSAGE_BYTES: usize = 4000;
@@ -72,7 +72,7 @@ fn compile(config: &RulesConfig) -> Option<Rules> {
         extractor("motion", &["score"]),
         extractor("free", &[]),
     ];
-    match Rules::compile(config.clone(), &path) {
+    match Rules::compile(config.clone(), &path, TimeZone::UTC) {
         Ok(rules) => Some(rules),
         Err(errors) => {
             assert!(!errors.is_empty(), "refused without an error");
