@@ -303,12 +303,13 @@ fn seeds_for_the_fuzzer() {
 #[test]
 fn seeds_are_valid() {
     // Most seeds of the config are the wrong ones of its tests; sequences of rules are refused.
-    let checks: [(&Seeds, Check, usize); 5] = [
+    let checks: [(&Seeds, Check, usize); 6] = [
         (&CONFIG, config::check, 2),
         (&RULES, rules::check, 18),
         (&NUT, nut::check, NUT.len()),
         (&JPEGS, jpegs::check, JPEGS.len()),
         (&JPEGS, mjpeg::check, JPEGS.len()),
+        (&TRACE, trace::check, TRACE.len() - 1),
     ];
     for (number, (seeds, check, least)) in checks.into_iter().enumerate() {
         let good = seeds.iter().filter(|seed| check(seed)).count();
@@ -327,7 +328,8 @@ fn seeds_are_valid() {
 
 #[test]
 fn what_broke_a_promise_once_does_not_again() {
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
+        ("trace", trace::check),
         ("config", config::check),
         ("rules", rules::check),
         ("nut", nut::check),

@@ -236,7 +236,8 @@ fn rules() -> Rules {
         ],
         ..RulesConfig::default()
     };
-    Rules::compile(config, &known()).unwrap_or_else(|e| panic!("{e:?}"))
+    Rules::compile(config, &known(), visualpath_platform::rules::TimeZone::UTC)
+        .unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 /// Notes what it is given and lets the rules answer; panics on a frame if told so.

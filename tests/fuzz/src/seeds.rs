@@ -126,10 +126,14 @@ pub fn jpegs() -> Vec<Vec<u8>> {
 
 /// Lines of a trace, one of each kind that says much.
 pub fn trace() -> Vec<Vec<u8>> {
-    const LINES: [&str; 3] = [
-        r#"{"record_type":"session_end","timestamp_ns":5}"#,
+    const LINES: [&str; 7] = [
+        r#"{"record_type":"session_end","timestamp_ns":5,"unix_ns":6,"reason":"end","frames":7,"triggers":1}"#,
         r#"{"record_type":"of a later version","timestamp_ns":5,"more":[1,{"a":null}]}"#,
-        r#"{"record_type":"state_change","timestamp_ns":-1,"path":"p","label":"l","on":true}"#,
+        r#"{"record_type":"state_change","timestamp_ns":1,"source":"cam0","path":"p","label":"l","t_ns":3,"on":true}"#,
+        r#"{"record_type":"frame_drop","timestamp_ns":2,"source":"cam0","extractor":"person","frame_id":3,"t_ns":4,"reason":"queue_full"}"#,
+        r#"{"record_type":"clip","timestamp_ns":9,"source":"cam0","path":"p","label":"l","id":"a","trigger_id":"b","state":"failed","reason":"no encoder"}"#,
+        r#"{"record_type":"worker","timestamp_ns":2,"source":"cam0","extractor":"person","state":"held","why":"silent"}"#,
+        r#"{"record_type":"dropped_records","timestamp_ns":2,"count":12}"#,
     ];
     LINES.map(|line| line.as_bytes().to_vec()).to_vec()
 }

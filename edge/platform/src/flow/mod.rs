@@ -535,13 +535,7 @@ impl<S: PathSink> Flow<S> {
 
     /// Records the outcome of an admitted frame, once. Of an answer, `answer` says when its frame
     /// was dequeued and how long it took.
-    fn outcome(
-        &mut self,
-        i: usize,
-        frame_id: u64,
-        outcome: Outcome,
-        answer: Option<(i64, i64)>,
-    ) {
+    fn outcome(&mut self, i: usize, frame_id: u64, outcome: Outcome, answer: Option<(i64, i64)>) {
         let now_ns = self.now_ns();
         let lane = &mut self.lanes[i];
         lane.stats.count(&outcome);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use visualpath_core::Name;
 
-use super::expression::{self, Read};
 use super::Rules;
+use super::expression::{self, Read};
 use super::rule::Rule;
 
 /// One rule as it is after the last input.
