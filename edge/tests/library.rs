@@ -190,14 +190,23 @@ fn add_fusion(config: &mut Config, fusion: &str, plugin: &str, settings: serde_j
 
 struct Run {
     handle: Handle,
+    /// Labels of triggers.
+    told: Receiver<String>,
     thread: std::thread::JoinHandle<visualpath::Report>,
 }
 
 fn start(config: Config, registry: Registry) -> Run {
-    let pipeline = Pipeline::new(config, registry);
+    let (tell, told) = unbounded();
+    let pipeline = Pipeline::new(config, registry).on_trigger(move |t, _| {
+        tell.send(t.trigger.label.clone()).unwrap();
+    });
     let handle = pipeline.handle();
     let thread = std::thread::spawn(move || pipeline.run().unwrap());
-    Run { handle, thread }
+    Run {
+        handle,
+        told,
+        thread,
+    }
 }
 
 fn wait(saw: &Receiver<Saw>) -> Saw {
@@ -227,7 +236,9 @@ fn a_reload_brings_plugins_registered_meanwhile_and_the_old_path_misses_no_frame
     let reloaded = run.handle.reload(more).unwrap();
     assert_eq!(reloaded.extractors, ["cam0/late"]);
     assert_eq!(reloaded.paths, ["cam0/second"]);
-    // Back again; and again with the path itself changed.
+    let fired = run.told.recv_timeout(Duration::from_secs(60));
+    assert_eq!(fired.as_deref(), Ok("late"), "its rule fires");
+    // Back again.
     let reloaded = run.handle.reload(config.clone()).unwrap();
     assert_eq!(reloaded.paths, ["cam0/second"], "it went");
     assert!(run.handle.reload(config.clone()).unwrap().is_empty());

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Clock, ModelUse, Name, StopFlag, Zone};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
@@ -369,6 +369,8 @@ pub struct LineStats {
     pub flow: Arc<FlowStats>,
 }
 
+/// How long a path thread may take to make a change: an inline extractor may be at work.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Changes that may wait for the path thread.
 const CHANGES: usize = 16;
 
@@ -610,12 +612,17 @@ impl Line {
     ) -> Result<(), StartError> {
         self.pool_plan.change(slots, views);
         self.shared.set_paths(reshape.paths);
-        self.changes
-            .send_timeout(reshape.change, Duration::from_secs(10))
-            .map_err(|_| {
-                let who = &self.shared.source;
-                StartError::Thread(format!("path-{who} takes no changes"))
-            })?;
+        let (in_force, done) = bounded(0);
+        let change = FlowChange {
+            in_force: Some(in_force),
+            ..reshape.change
+        };
+        let sent = self.changes.send_timeout(change, PATIENCE).is_ok();
+        // Nothing is ever sent: it disconnects when the change has been made.
+        if !sent || done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let who = &self.shared.source;
+            return Err(StartError::Thread(format!("path-{who} takes no changes")));
+        }
         self.shape = reshape.shape;
         Ok(())
     }

@@ -117,6 +117,8 @@ pub struct FlowChange {
     pub lanes: Vec<(usize, Option<LaneSpec>)>,
     /// Paths put in place of these indices, or taken away.
     pub paths: Vec<(usize, Option<FlowPath>)>,
+    /// Dropped once the change is in force, for whoever waits for that.
+    pub in_force: Option<Sender<()>>,
 }
 
 /// Counters of one source's flow, shared with whoever reports them.
@@ -736,6 +738,7 @@ impl<S: PathSink> Flow<S> {
             }
             self.aligner.set_path(index, spec);
         }
+        drop(change.in_force);
     }
 
     fn change_lane(&mut self, index: usize, spec: Option<LaneSpec>) {

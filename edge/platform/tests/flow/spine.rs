@@ -268,7 +268,15 @@ fn a_change_takes_over_between_two_frames_and_touches_nothing_else() {
     let (second, second_noted) = noting("second", &[(2, "c"), (0, "a")]);
     let mut c = lane("c", opts(honest, Isolation::Thread));
     c.depends = vec![0];
-    let change = |lanes, paths| s.changes.send(FlowChange { lanes, paths }).unwrap();
+    let change = |lanes, paths| {
+        s.changes
+            .send(FlowChange {
+                lanes,
+                paths,
+                in_force: None,
+            })
+            .unwrap()
+    };
     let applied = |n: usize| until("the change is applied", || stats.lanes().len() == n);
     change(vec![(2, Some(c))], vec![(1, Some(second))]);
     applied(3);
@@ -330,7 +338,13 @@ fn a_lane_taken_away_while_it_works_answers_nobody_and_its_successor_starts_clea
     let (path, path_noted) = noting("entrance", &[(0, "new")]);
     let lanes = vec![(0, Some(successor))];
     let paths = vec![(0, Some(path))];
-    s.changes.send(FlowChange { lanes, paths }).unwrap();
+    s.changes
+        .send(FlowChange {
+            lanes,
+            paths,
+            in_force: None,
+        })
+        .unwrap();
     until("the change is applied", || stats.lanes().len() == 2);
     // Only now the old one answers; its answer must not be taken for the new one's.
     go.send(()).unwrap();
