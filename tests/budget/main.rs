@@ -7,6 +7,8 @@
     reason = "a test; its numbers are small, and it tells them"
 )]
 
+mod spine;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

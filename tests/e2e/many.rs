@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use visualpath_tests::{Running, asset, run};
+use visualpath_tests::{Running, asset, run, visualpath};
 
 const HEAD: &str = r#"schema = 1
 [device]
@@ -312,4 +312,45 @@ fn sighup_brings_new_rules_leaves_the_others_open_and_a_bad_file_changes_nothing
             .sum();
         assert!(motion + lost + 2 >= frames, "no gap at the reload: {s}");
     }
+}
+
+#[test]
+fn the_example_app_saves_the_clip_of_its_own_trigger() {
+    let out = tempfile::tempdir().unwrap();
+    let example = visualpath().with_file_name("examples").join("run_pipeline");
+    assert!(example.exists(), "cargo builds examples with the tests");
+    let ran = Command::new(example).arg(out.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    assert!(said.ends_with("100 frames, 1 jumps\n"), "{said}");
+    let clips: Vec<_> = std::fs::read_dir(out.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "mp4"))
+        .collect();
+    assert_eq!(clips.len(), 1, "{clips:?}");
+    let probed = Command::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-show_entries"])
+        .args([
+            "stream=nb_read_frames",
+            "-of",
+            "csv=p=0",
+            "-ignore_editlist",
+            "1",
+        ])
+        .arg(&clips[0])
+        .output()
+        .unwrap();
+    let frames: u32 = String::from_utf8_lossy(&probed.stdout)
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(
+        frames >= 40,
+        "a second before and after at 20 a second: {frames}"
+    );
 }
