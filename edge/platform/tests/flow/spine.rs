@@ -2,6 +2,10 @@
 
 use proptest::prelude::*;
 
+use visualpath_core::ExtractorSignals;
+use visualpath_platform::LaneGate;
+use visualpath_platform::rules::Gate;
+
 use super::*;
 
 /// What an extractor is to do with a frame, and what it says: a function of the frame and of what
@@ -12,6 +16,8 @@ struct Plan {
     thread: bool,
     /// One frame in so many, if limited.
     every: Option<u32>,
+    /// Looks only while this one's value is large.
+    gate: Option<usize>,
     /// Fails on frames with this remainder modulo 5.
     fails: Option<u64>,
 }
@@ -63,10 +69,27 @@ fn lane_of(index: usize, plan: &Plan) -> LaneSpec {
         },
         limiter: FlowLimiter::new(rate(plan), DropPolicy::None, 1),
         depends: plan.depends.clone(),
-        gate: None,
+        gate: plan.gate.map(gate_on),
         stale_ns: i64::MAX,
         timeout_ns: 1_000,
         hang_ns: 60_000_000_000,
+    }
+}
+
+const LARGE: f64 = 400.0;
+
+fn gate_on(lane: usize) -> LaneGate {
+    let known: Vec<ExtractorSignals> = (0..=lane)
+        .map(|i| ExtractorSignals {
+            name: name(&format!("e{i}")),
+            signals: vec![],
+            zones: vec![],
+        })
+        .collect();
+    let text = format!("e{lane}.value > {LARGE:.1}");
+    LaneGate {
+        gate: Gate::compile(&text, 0, &known).unwrap(),
+        lanes: (0..=lane).collect(),
     }
 }
 
@@ -85,12 +108,15 @@ fn model(plans: &[Plan], frames: u64) -> Vec<String> {
     }
     let mut rates: Vec<Option<RateGate>> = plans.iter().map(rate).collect();
     let mut held: Vec<Option<u64>> = vec![None; plans.len()];
+    let mut values: Vec<f64> = vec![0.0; plans.len()];
     let mut out = Vec::new();
     for id in 0..frames {
         let mut said: Vec<Said> = Vec::new();
         for (i, plan) in plans.iter().enumerate() {
             let deps: Vec<Said> = plan.depends.iter().map(|d| said[*d]).collect();
-            let skipped = deps.contains(&Said::Skipped);
+            // The newest value at or before this frame, not the one that happens to be there.
+            let open = plan.gate.is_none_or(|g| values[g] > LARGE);
+            let skipped = deps.contains(&Said::Skipped) || !open;
             let wanted = !skipped
                 && rates[i]
                     .as_mut()
@@ -108,7 +134,8 @@ fn model(plans: &[Plan], frames: u64) -> Vec<String> {
                 };
                 let deps: Vec<f64> = deps.iter().filter_map(value_of).collect();
                 held[i] = Some(id);
-                Said::Value(value(id, i, &deps))
+                values[i] = value(id, i, &deps);
+                Said::Value(values[i])
             });
         }
         let entry = |(i, s): (usize, &Said)| {
@@ -129,6 +156,7 @@ fn model(plans: &[Plan], frames: u64) -> Vec<String> {
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
     let one = (
         any::<u8>(),
+        any::<Option<u8>>(),
         any::<bool>(),
         proptest::option::of(2_u32..4),
         proptest::option::of(0_u64..5),
@@ -136,7 +164,8 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
     proptest::collection::vec(one, 1..6).prop_map(|all| {
         all.into_iter()
             .enumerate()
-            .map(|(i, (mask, thread, every, fails))| Plan {
+            .map(|(i, (mask, gate, thread, every, fails))| Plan {
+                gate: gate.filter(|_| i > 0).map(|g| usize::from(g) % i.max(1)),
                 depends: (0..i).filter(|d| mask & 1 << d != 0).collect(),
                 thread,
                 every,
@@ -161,9 +190,9 @@ fn run_plans(plans: &[Plan], frames: u64) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Any acyclic `depends`, inline and on threads, with rate limits and failures: what every
+    /// Any acyclic `depends` and gates, inline and on threads, with rate limits and failures: what every
     /// frame brings is what the plain model says, whoever is faster.
     #[test]
     fn on_a_file_dependencies_give_what_the_model_says(plans in plans()) {
