@@ -7,6 +7,12 @@
 //! Watches VIDEO (or a drawn scene in which the light goes on) for jumps in brightness and copies
 //! the clip of each into OUT_DIR. No broker, no config file.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an app that talks to people"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

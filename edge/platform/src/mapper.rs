@@ -10,10 +10,10 @@ use visualpath_core::Observation;
 /// Turns observations into documents and back.
 pub trait ObservationMapper: Send + Sync {
     /// The document of an observation; `None` leaves it to the next mapper.
-    fn to_json(&self, observation: &Observation) -> Option<Result<Value, MapError>>;
+    fn encode(&self, observation: &Observation) -> Option<Result<Value, MapError>>;
 
     /// The observation of a document; `None` leaves it to the next mapper.
-    fn from_json(&self, document: &Value) -> Option<Result<Observation, MapError>>;
+    fn decode(&self, document: &Value) -> Option<Result<Observation, MapError>>;
 }
 
 /// Why an observation could not be mapped.
@@ -34,11 +34,11 @@ pub enum MapError {
 pub struct JsonMapper;
 
 impl ObservationMapper for JsonMapper {
-    fn to_json(&self, observation: &Observation) -> Option<Result<Value, MapError>> {
+    fn encode(&self, observation: &Observation) -> Option<Result<Value, MapError>> {
         Some(serde_json::to_value(observation).map_err(|e| wrong(&e)))
     }
 
-    fn from_json(&self, document: &Value) -> Option<Result<Observation, MapError>> {
+    fn decode(&self, document: &Value) -> Option<Result<Observation, MapError>> {
         Some(serde_json::from_value(document.clone()).map_err(|e| wrong(&e)))
     }
 }
@@ -69,18 +69,18 @@ impl CompositeMapper {
 }
 
 impl ObservationMapper for CompositeMapper {
-    fn to_json(&self, observation: &Observation) -> Option<Result<Value, MapError>> {
+    fn encode(&self, observation: &Observation) -> Option<Result<Value, MapError>> {
         self.mappers
             .iter()
-            .find_map(|m| m.to_json(observation))
-            .or_else(|| JsonMapper.to_json(observation))
+            .find_map(|m| m.encode(observation))
+            .or_else(|| JsonMapper.encode(observation))
     }
 
-    fn from_json(&self, document: &Value) -> Option<Result<Observation, MapError>> {
+    fn decode(&self, document: &Value) -> Option<Result<Observation, MapError>> {
         self.mappers
             .iter()
-            .find_map(|m| m.from_json(document))
-            .or_else(|| JsonMapper.from_json(document))
+            .find_map(|m| m.decode(document))
+            .or_else(|| JsonMapper.decode(document))
     }
 }
 
@@ -95,12 +95,12 @@ mod tests {
     struct Celsius(&'static str);
 
     impl ObservationMapper for Celsius {
-        fn to_json(&self, o: &Observation) -> Option<Result<Value, MapError>> {
+        fn encode(&self, o: &Observation) -> Option<Result<Value, MapError>> {
             let t = o.signals.get("temperature")?;
             Some(Ok(json!(format!("{t} {}", self.0))))
         }
 
-        fn from_json(&self, document: &Value) -> Option<Result<Observation, MapError>> {
+        fn decode(&self, document: &Value) -> Option<Result<Observation, MapError>> {
             let t = document.as_str()?.strip_suffix(self.0)?.trim();
             let parsed = t.parse::<f64>().map_err(|e| MapError::Wrong {
                 mapper: "celsius",
@@ -123,22 +123,22 @@ mod tests {
         let mut mapper = CompositeMapper::new();
         let mut warm = observation();
         warm.signals.set("temperature", 0.1 + 0.2);
-        let plain = mapper.to_json(&warm).unwrap().unwrap();
+        let plain = mapper.encode(&warm).unwrap().unwrap();
         assert_eq!(
-            mapper.from_json(&plain),
+            mapper.decode(&plain),
             Some(Ok(warm.clone())),
             "to the last bit"
         );
 
         mapper.add_mapper(Box::new(Celsius("C")));
         mapper.add_mapper(Box::new(Celsius("K")));
-        let text = mapper.to_json(&warm).unwrap().unwrap();
+        let text = mapper.encode(&warm).unwrap().unwrap();
         assert_eq!(text, json!("0.30000000000000004 K"));
-        assert_eq!(mapper.from_json(&text), Some(Ok(warm)));
+        assert_eq!(mapper.decode(&text), Some(Ok(warm)));
         let cold = observation();
-        let document = mapper.to_json(&cold).unwrap().unwrap();
+        let document = mapper.encode(&cold).unwrap().unwrap();
         assert!(document.is_object(), "none of them took it");
-        assert_eq!(mapper.from_json(&document), Some(Ok(cold)));
-        assert!(matches!(mapper.from_json(&json!("x C")), Some(Err(_))));
+        assert_eq!(mapper.decode(&document), Some(Ok(cold)));
+        assert!(matches!(mapper.decode(&json!("x C")), Some(Err(_))));
     }
 }

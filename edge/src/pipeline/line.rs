@@ -355,8 +355,11 @@ pub struct Line {
     pool_plan: Arc<PoolPlan>,
     changes: Sender<FlowChange>,
     capture: Option<JoinHandle<Ended>>,
-    path: Option<JoinHandle<(LineSink, Vec<(Name, JoinHandle<()>)>)>>,
+    path: Option<JoinHandle<PathEnd>>,
 }
+
+/// What a path thread leaves: its sink and its workers' threads.
+type PathEnd = (LineSink, Vec<(Name, JoinHandle<()>)>);
 
 /// Counters of one line.
 #[derive(Clone)]
