@@ -17,6 +17,7 @@ use visualpath::{
     PathOrchestrator, Pipeline, PluginContext, PluginError, Registry, Trigger, ViewFormat,
     ViewSpec, WorkerLauncher, builtin,
 };
+use visualpath_mqtt::payload::PhaseWord;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -337,21 +338,123 @@ fn a_changed_source_goes_on_in_its_numbers_and_times() {
     let uri = "synthetic:?fps=50&width=96&height=64";
     other.source.insert(name("cam0"), source(uri, true));
     assert_eq!(run.handle.reload(other).unwrap().started, [name("cam0")]);
-    let mut seen_new = 0;
+    let (mut seen_new, mut ended) = (0, false);
     while seen_new < 10 {
         match wait(&saw) {
             Saw::Frame(id, seen) => {
-                // The old line works its last frames off while the new one begins.
-                seen_new += u32::from(seen.is_some_and(|s| s < (id + 1) as f64));
-                assert!(id >= last.min(id), "{id}");
-                last = last.max(id);
+                assert_eq!(id, last + 1, "numbers go on without a hole");
+                last = id;
+                // The new line's extractor counts from 1 again.
+                let new = seen.is_some_and(|s| s < (id + 1) as f64);
+                assert!(!new || ended, "the old line ends before the new one begins");
+                seen_new += u32::from(new);
             }
-            Saw::Other => {}
+            Saw::Other => ended = true,
         }
     }
-    assert!(last >= 10, "numbers go on: {last}");
     run.handle.stop();
     run.thread.join().unwrap();
+}
+
+#[test]
+fn a_reload_may_switch_clips_on_and_a_range_open_over_a_changed_source_ends_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = builtin::registry().unwrap();
+    let (mut config, saw) = watched(&registry);
+    config.device.state_dir = dir.path().to_owned();
+    let range = |clip: bool| {
+        serde_json::json!({"rule": [{"label": "open", "kind": "range", "when": "count.on >= 0.0",
+            "max_s": 3600, "pre_s": 0, "post_s": 0, "clip": clip}]})
+    };
+    add_fusion(&mut config, "range", "rules", range(false));
+    add_path(&mut config, "range", &["count"], "range");
+    let (tell, told) = unbounded();
+    let pipeline = Pipeline::new(config.clone(), registry).on_trigger(move |t, _| {
+        let body = &t.trigger;
+        tell.send((body.phase, body.trigger_id.clone(), body.frame_id))
+            .unwrap();
+    });
+    let handle = pipeline.handle();
+    let thread = std::thread::spawn(move || pipeline.run().unwrap());
+    let next = || told.recv_timeout(Duration::from_secs(60)).unwrap();
+    let (phase, first, _) = next();
+    assert_eq!(phase, Some(PhaseWord::Start));
+    wait(&saw);
+    // The same rule with a clip: the old range ends, the new one starts and has its clip.
+    add_fusion(&mut config, "range", "rules", range(true));
+    handle.reload(config.clone()).unwrap();
+    assert_eq!(next().0, Some(PhaseWord::End));
+    let (phase, second, from) = next();
+    assert_eq!(phase, Some(PhaseWord::Start));
+    assert_ne!(first, second);
+    let uri = "synthetic:?fps=50&width=96&height=64";
+    config.source.insert(name("cam0"), source(uri, true));
+    handle.reload(config).unwrap();
+    let (phase, ended, _) = next();
+    assert_eq!(
+        (phase, &ended),
+        (Some(PhaseWord::End), &second),
+        "under its own id"
+    );
+    let (phase, third, at) = next();
+    assert_eq!(phase, Some(PhaseWord::Start));
+    assert!(
+        third != second && at > from,
+        "a later frame of the same numbers"
+    );
+    handle.stop();
+    let report = thread.join().unwrap();
+    assert_eq!(next(), (Some(PhaseWord::End), third, at));
+    assert!(
+        report.error.is_none() && report.stragglers.is_empty(),
+        "{report:?}"
+    );
+    let clips = report.summary.clips;
+    assert_eq!(
+        clips.ready + clips.failed,
+        2,
+        "each clip asked for is answered"
+    );
+    assert_eq!(clips.ready, 2, "{:?}", report.summary);
+}
+
+#[test]
+fn a_source_at_its_end_stops_nobody_else() {
+    // Many short sources beside a longer one: each end is a chance to take it for a broken line.
+    let mut config = Config::default();
+    config.device.state_dir = std::env::temp_dir();
+    config.mqtt.url = "off".to_owned();
+    let counter_config = ExtractorConfig::new("counter");
+    config.extractor.insert(name("count"), counter_config);
+    let rules =
+        serde_json::json!({"rule": [{"label": "x", "when": "count.on > 5.0", "clip": false}]});
+    add_fusion(&mut config, "none", "rules", rules);
+    let mut sources = Vec::new();
+    for n in 0..12 {
+        let frames = if n == 0 { 60 } else { 5 + n };
+        let uri = format!("synthetic:?fps=50&width=64&height=48&frames={frames}");
+        let realtime = n % 2 == 0;
+        config
+            .source
+            .insert(name(&format!("s{n}")), source(&uri, realtime));
+        sources.push(name(&format!("s{n}")));
+    }
+    add_path(&mut config, "all", &["count"], "none");
+    config.path.get_mut("all").unwrap().source = visualpath::config::OneOrMany::Many(sources);
+    let registry = builtin::registry().unwrap();
+    registry
+        .register_extractor(Origin::App, counter("counter"))
+        .unwrap();
+    let report = Pipeline::new(config, registry).run().unwrap();
+    assert!(report.error.is_none(), "{:?}", report.error);
+    let frames = |s: &str| report.summary.sources[s].frames;
+    let lost: u64 = report.summary.sources["s0"].dropped.values().sum();
+    assert!(
+        frames("s0") + lost >= 60,
+        "the long one ran to its end: {:?}",
+        report.summary
+    );
+    assert_eq!(frames("s1"), 6);
 }
 
 #[test]

@@ -272,7 +272,7 @@ impl Aligner {
         let bit = 1_u64 << extractor;
         let at = self.find(frame_id);
         let seq = at.map(|i| self.first + i as u64);
-        let mut late = at.is_none();
+        let mut late = at.is_none() && matches!(outcome, Outcome::Observed(_) | Outcome::Failed(_));
         for path in self
             .paths
             .iter_mut()
@@ -282,7 +282,8 @@ impl Aligner {
             if seq.is_some_and(|s| s >= path.next) {
                 continue;
             }
-            late = true;
+            // What was given up on is not late when it is.
+            late |= matches!(outcome, Outcome::Observed(_) | Outcome::Failed(_));
             if let Outcome::Observed(new) = &outcome {
                 path.hold_newest(extractor, new);
             }
@@ -476,6 +477,7 @@ impl PathState {
         let Successor { from, spec } = self.successor.take()?;
         let mut new = Self::new(spec?, extractors);
         new.next = from;
+        new.aligned.t_ns = self.aligned.t_ns;
         let old = &self.spec.extractors;
         for (i, name, _) in &new.spec.extractors {
             if old.iter().any(|(j, other, _)| i == j && name == other) {

@@ -23,7 +23,7 @@ pub mod steps;
 pub mod trace;
 pub mod worker;
 
-pub use aligner::PathSpec;
+pub use aligner::{MAX_EXTRACTORS, PathSpec};
 pub use depends::MAX_DEPENDS;
 pub use flow::{
     Captured, Flow, FlowChange, FlowError, FlowPath, FlowSpec, FlowStats, LaneGate, LaneSpec,

@@ -223,6 +223,8 @@ impl PendingResult<'_> {
     pub fn wait(mut self) -> WorkerResult {
         match self.early.take() {
             Some(early) => early,
+            // An earlier wait had the answer.
+            None if !self.worker.waiting => gone(&self.worker.name),
             None => {
                 let answer = self.worker.answer(None);
                 answer.unwrap_or_else(|| gone(&self.worker.name))
@@ -233,6 +235,9 @@ impl PendingResult<'_> {
     /// Waits for it no longer than this; `None` if it has not come. Ask again, or go on: the next
     /// frame waits for it.
     pub fn wait_timeout(&mut self, limit: Duration) -> Option<WorkerResult> {
+        if self.early.is_none() && !self.worker.waiting {
+            return None;
+        }
         self.early
             .take()
             .or_else(|| self.worker.answer(Some(limit)))

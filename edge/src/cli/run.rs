@@ -1,5 +1,7 @@
 //! `visualpath run`.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -68,6 +70,7 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
     let reload = Reload {
         options,
         handle: pipeline.handle(),
+        turn: Arc::default(),
     };
     let watcher = match watch(signals, reload) {
         Ok(watcher) => watcher,
@@ -92,13 +95,17 @@ pub fn run(args: &ConfigArgs, json: bool) -> Exit {
 struct Reload {
     options: LoadOptions,
     handle: Handle,
+    /// One after the other: the file read last is the one in force.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Reload {
     /// On a thread of its own, so that a stop is heard while models load.
     fn start(&self) {
         let (options, handle) = (self.options.clone(), self.handle.clone());
+        let turn = Arc::clone(&self.turn);
         let body = move || {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let loaded = match config::load(&options) {
                 Ok(loaded) => loaded,
                 Err(findings) => {

@@ -85,7 +85,8 @@ impl Config {
     /// The extractors one waits for: its `depends` and those its `gate` reads.
     pub fn needs_of<'a>(&'a self, extractor: &'a ExtractorConfig) -> Vec<&'a Name> {
         let mut needs: Vec<&Name> = extractor.depends.iter().collect();
-        for word in words(extractor.gate.as_deref().unwrap_or_default()) {
+        let gate = unquoted(extractor.gate.as_deref().unwrap_or_default());
+        for word in words(&gate) {
             if let Some((name, _)) = self.extractor.get_key_value(word)
                 && !needs.contains(&name)
             {
@@ -166,6 +167,23 @@ impl Config {
     }
 }
 
+/// A CEL expression with its texts blanked out.
+fn unquoted(text: &str) -> String {
+    let mut quote = None;
+    let mut escaped = false;
+    let blank = |c: char| {
+        let inside = quote.is_some();
+        match quote {
+            None if c == '"' || c == '\'' => quote = Some(c),
+            Some(q) if c == q && !escaped => quote = None,
+            _ => {}
+        }
+        escaped = inside && c == '\\' && !escaped;
+        if inside { ' ' } else { c }
+    };
+    text.chars().map(blank).collect()
+}
+
 /// The words of a CEL expression that are not the name of a field.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -192,12 +210,12 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{unquoted, words};
 
     #[test]
     fn fields_and_texts_of_an_expression_are_no_extractors() {
-        let all: Vec<&str> =
-            words("motion.score > 0.02 && face . count>1||hand[\"count\"]==2.0").collect();
-        assert_eq!(all, ["motion", "0", "face", "1", "hand", "count", "2"]);
+        let text = unquoted("motion.score > 0.02 && face . count>1||hand[\"count\"]==2.0");
+        let all: Vec<&str> = words(&text).collect();
+        assert_eq!(all, ["motion", "0", "face", "1", "hand", "2"]);
     }
 }

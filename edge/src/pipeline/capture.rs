@@ -1,6 +1,6 @@
 //! The capture thread of one source: frames to the path thread and to the evidence lane.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub struct CaptureStats {
     pub frames: AtomicU64,
     /// The newest frame's id, plus one.
     pub next_frame_id: AtomicU64,
+    /// Its source time.
+    pub last_t_ns: AtomicI64,
+    /// Nothing follows: the path thread may end before this one has.
+    pub ending: AtomicBool,
     /// Frames that the path thread was too busy to take over (a slow inline extractor).
     pub path_busy: AtomicU64,
     /// Pictures lost because no slot was free.
@@ -177,6 +181,7 @@ impl Capture {
                 Err(e) => break Ended::Failed(e),
             }
         };
+        self.stats.ending.store(true, Ordering::Release);
         self.send(Captured::End);
         ended
     }
@@ -212,6 +217,9 @@ impl Capture {
         self.stats
             .next_frame_id
             .store(frame.meta().frame_id + 1, Ordering::Relaxed);
+        self.stats
+            .last_t_ns
+            .store(frame.meta().t_ns, Ordering::Relaxed);
         if let Some(evidence) = self.shared.evidence() {
             match evidence.offer(frame.lease(encoder)) {
                 Offered::Taken => {}

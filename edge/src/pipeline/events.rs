@@ -128,6 +128,8 @@ pub struct Events {
     pub asked: HashMap<String, (Name, TriggerBody)>,
     /// Where trace records go.
     pub hub: Arc<ObservabilityHub>,
+    /// Records each sink had lost when it was last looked at.
+    pub sink_losses: HashMap<String, u64>,
     /// The sources, for their clocks.
     pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
     /// Totals.
@@ -192,7 +194,13 @@ impl Events {
     /// A trace sink that loses records or fails is told once it does, and when it works again.
     fn look_at_sinks(&mut self) {
         const CODE: &str = "trace_sink";
-        let failing = self.hub.problems();
+        let mut failing = self.hub.problems();
+        // What was lost once is no problem for ever.
+        let known = &mut self.sink_losses;
+        failing.retain(|sink| {
+            let before = known.insert(sink.target.clone(), sink.lost).unwrap_or(0);
+            sink.error.is_some() || sink.lost > before
+        });
         let over: Vec<String> = self
             .problems
             .iter()
@@ -612,6 +620,7 @@ mod tests {
             on: HashMap::new(),
             asked: HashMap::new(),
             hub: Arc::new(ObservabilityHub::new(Level::Off)),
+            sink_losses: HashMap::new(),
             walls: Arc::default(),
             counts: Arc::clone(counts),
         }

@@ -19,7 +19,7 @@ use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
 use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
-use visualpath_platform::{Captured, Flow, FlowChange, FlowSpec, FlowStats};
+use visualpath_platform::{Captured, Flow, FlowChange, FlowSpec, FlowStats, MAX_EXTRACTORS};
 
 use super::build::{self, LaneFacts, Pace};
 use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
@@ -161,13 +161,20 @@ impl Reshape {
             let same = |lane: &Option<(LaneKey, LaneFacts, Vec<ModelUse>)>| {
                 lane.as_ref().is_some_and(|(k, _, _)| *k == key)
             };
-            if let Some(slot) = shape.lanes.iter().position(same) {
+            // Whoever waits for a lane that is made anew is made anew with it.
+            let fresh = |slot: &usize| change.lanes.iter().any(|(s, _)| s == slot);
+            let same = shape.lanes.iter().position(same);
+            if let Some(slot) = same.filter(|_| !key.needs.iter().any(fresh)) {
                 // Its neighbours, which its gate was compiled with, have not moved either.
                 next.lanes[slot].clone_from(&shape.lanes[slot]);
                 slots.push(slot);
                 continue;
             }
             let slot = free_slot(shape, &next, &key.name);
+            if slot >= MAX_EXTRACTORS {
+                let key = format!("extractor.{}", key.name);
+                return Err(StartError::config(&key, &too_many(&pace.source)));
+            }
             slots.push(slot);
             let loaded = build::load(&planned)?;
             let models = loaded.models.clone();
@@ -283,6 +290,14 @@ impl Reshape {
     }
 }
 
+/// What is wrong with more extractors than a path thread can have.
+pub fn too_many(source: &Name) -> String {
+    format!(
+        "source `{source}` would have more than {MAX_EXTRACTORS} extractors (counting those that a \
+         reload replaces): spread them over several sources, or restart"
+    )
+}
+
 fn lane_key(planned: &Planned, slots: &[usize]) -> LaneKey {
     LaneKey {
         name: planned.name.clone(),
@@ -334,6 +349,8 @@ pub struct Ready {
     capture: Capture,
     captured: Receiver<Captured>,
     pool: FramePool,
+    /// It goes on where an earlier line of its source was.
+    continues: bool,
 }
 
 /// A running line.
@@ -352,6 +369,8 @@ pub struct Line {
     pub stop: StopFlag,
     /// What became of its source; `None` while it runs.
     pub ended: Option<Ended>,
+    /// Of its first frames.
+    epoch: u32,
     pool_plan: Arc<PoolPlan>,
     changes: Sender<FlowChange>,
     capture: Option<JoinHandle<Ended>>,
@@ -390,14 +409,12 @@ impl LineMaker {
     ) -> Result<Ready, StartError> {
         let source_name = plan.source.clone();
         let settings = plan.settings.clone();
-        let start = before.map(Line::next_start).unwrap_or_default();
         let options = SourceOptions {
             realtime: settings.realtime,
             loop_: settings.repeat,
             width: settings.width,
             height: settings.height,
             fps: settings.fps,
-            start,
             ..SourceOptions::new(source_name.clone(), settings.uri.clone())
         };
         let source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
@@ -421,13 +438,14 @@ impl LineMaker {
         let (changes, changed) = bounded(CHANGES);
         let wall = Arc::clone(&shared);
         let (lanes, paths) = whole(reshape.change);
+        let pending = pending(&paths, pace.fps);
         let flow = Flow::new(
             FlowSpec {
                 source: source_name.clone(),
                 realtime: settings.realtime,
                 lanes,
                 paths,
-                pending: PENDING,
+                pending,
                 clock: Arc::clone(&self.clock),
                 unix_ns: Arc::new(move |t_ns| wall.wall.unix_ns(t_ns)),
                 changes: changed,
@@ -450,9 +468,6 @@ impl LineMaker {
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
         let (to_path, captured) = bounded(BETWEEN);
         let capture_stats = Arc::new(CaptureStats::default());
-        capture_stats
-            .next_frame_id
-            .store(start.frame_id, Ordering::Relaxed);
         let stats = LineStats {
             source: source_name,
             capture: Arc::clone(&capture_stats),
@@ -476,6 +491,7 @@ impl LineMaker {
             stats,
             stop,
             ended: None,
+            epoch: before.map_or(0, |b| b.epoch.saturating_add(1)),
             pool_plan,
             changes,
             capture: None,
@@ -487,6 +503,7 @@ impl LineMaker {
             capture,
             captured,
             pool,
+            continues: false,
         })
     }
 
@@ -526,6 +543,20 @@ impl LineMaker {
         }
         Ok(())
     }
+}
+
+/// Frames that may wait for outcomes: as many as come within the longest window.
+fn pending(paths: &[visualpath_platform::FlowPath], fps: Option<f64>) -> usize {
+    let windows = paths.iter().filter_map(|(spec, _)| spec.window_ns);
+    let longest_ns = windows.max().unwrap_or(0);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to a small number"
+    )]
+    let frames = (longest_ns as f64 / 1e9 * fps.unwrap_or(30.0)) as usize;
+    (frames + frames / 4).clamp(PENDING, 16 * PENDING)
 }
 
 /// A change from nothing is a whole.
@@ -568,17 +599,31 @@ impl Ready {
         self.line.shape.extractors()
     }
 
+    /// Goes on where `before`, which has ended, was.
+    pub fn after(mut self, before: &Line) -> Self {
+        let start = before.next_start();
+        self.capture.source.begin(start);
+        let next = &self.capture.stats.next_frame_id;
+        next.store(start.frame_id, Ordering::Relaxed);
+        self.continues = true;
+        self
+    }
+
     /// Starts its threads.
     ///
     /// # Errors
     /// If there is no thread to be had.
     pub fn go(self, maker: &LineMaker) -> Result<Line, StartError> {
+        if !self.continues && maker.wall_start.is_none() {
+            self.line.shared.wall.begin();
+        }
         let Self {
             mut line,
             flow,
             capture,
             captured,
             pool,
+            continues: _,
         } = self;
         let source = &line.shared.source;
         let mut walls = maker.walls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -596,23 +641,26 @@ impl Ready {
 impl Line {
     /// Where a source of this name would go on now.
     fn next_start(&self) -> Start {
+        let capture = &self.stats.capture;
+        let after = capture.last_t_ns.load(Ordering::Relaxed).saturating_add(1);
         Start {
-            frame_id: self.stats.capture.next_frame_id.load(Ordering::Relaxed),
-            t_ns: self.shared.wall.elapsed_ns(),
-            epoch: 1,
+            frame_id: capture.next_frame_id.load(Ordering::Relaxed),
+            // A file read faster than its own pace has a clock of its own.
+            t_ns: match self.pace.realtime {
+                true => after.max(self.shared.wall.elapsed_ns()),
+                false => after,
+            },
+            epoch: self.epoch.saturating_add(1),
         }
     }
 
     /// Goes on with other lanes and paths from the next frame on.
-    ///
-    /// # Errors
-    /// If the path thread does not take changes any more.
     pub fn reshape(
         &mut self,
         reshape: Reshape,
         slots: usize,
         views: Vec<visualpath_core::ViewSpec>,
-    ) -> Result<(), StartError> {
+    ) {
         self.pool_plan.change(slots, views);
         self.shared.set_paths(reshape.paths);
         let (in_force, done) = bounded(0);
@@ -620,14 +668,16 @@ impl Line {
             in_force: Some(in_force),
             ..reshape.change
         };
-        let sent = self.changes.send_timeout(change, PATIENCE).is_ok();
-        // Nothing is ever sent: it disconnects when the change has been made.
-        if !sent || done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            let who = &self.shared.source;
-            return Err(StartError::Thread(format!("path-{who} takes no changes")));
-        }
         self.shape = reshape.shape;
-        Ok(())
+        if self.changes.send_timeout(change, PATIENCE).is_err() {
+            // It has just ended, or it will never take anything again and the run ends with it.
+            tracing::warn!(source = %self.shared.source, "a source that ends takes no changes");
+            return;
+        }
+        // Nothing is ever sent: it disconnects when the change has been made.
+        if done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(source = %self.shared.source, "an extractor is at work: the change follows");
+        }
     }
 
     /// Whether its source has ended and nothing of it is left to do.
@@ -639,8 +689,8 @@ impl Line {
 
     /// Whether the path thread ended while capture goes on: frames nobody takes.
     pub fn is_broken(&self) -> bool {
-        self.path.as_ref().is_some_and(JoinHandle::is_finished)
-            && self.capture.as_ref().is_some_and(|c| !c.is_finished())
+        let ending = self.stats.capture.ending.load(Ordering::Acquire);
+        !ending && self.path.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for capture to end; with the stop flag set, within the deadline.

@@ -287,6 +287,7 @@ impl Pipeline {
             asked: HashMap::new(),
             walls: Arc::clone(&maker.walls),
             hub: Arc::clone(&hub),
+            sink_losses: HashMap::new(),
             counts: Arc::clone(&counts),
         };
         let events = spawn("events", move || events.run(&from_all, &clips))?;
@@ -298,6 +299,7 @@ impl Pipeline {
             stop: self.stop,
             lines: Vec::new(),
             gone: Vec::new(),
+            lost: Vec::new(),
             read: HashMap::new(),
             error: None,
             maker,
@@ -308,7 +310,10 @@ impl Pipeline {
         if let Some(told) = self.on_started {
             told();
         }
-        running.supervise(&events, &self.requests.1);
+        let (_, requests) = self.requests;
+        running.supervise(&events, &requests);
+        // Who still asks is told that nobody is there.
+        drop(requests);
         running.stop_lines();
         let Running {
             mut stopping,
@@ -367,6 +372,8 @@ struct Running {
     lines: Vec<line::Line>,
     /// Counters of lines that have ended.
     gone: Vec<LineStats>,
+    /// Lines whose source failed: a reload may find it again.
+    lost: Vec<line::Line>,
     /// Sources that were read to their end.
     read: HashMap<Name, SourceConfig>,
     /// What the first source died of.
@@ -404,34 +411,47 @@ impl Running {
         self.finish(lines);
     }
 
-    /// Lines that have ended or have been told to: source, path, workers, clips.
+    /// Lines that have ended or have been told to.
     fn finish(&mut self, mut lines: Vec<line::Line>) {
-        for line in &mut lines {
-            line.join_capture(&mut self.stopping);
+        Self::join_lines(&mut self.stopping, &self.maker, &mut lines);
+        for line in lines {
+            self.part_with(line);
         }
-        for line in &mut lines {
-            line.join_path(&mut self.stopping);
+    }
+
+    /// Source, path, workers, clips, in this order. One that does not end is left behind.
+    fn join_lines(stopping: &mut Stopping, maker: &LineMaker, lines: &mut [line::Line]) {
+        let Some(first) = lines.first() else {
+            return;
+        };
+        // Lines that were told to stop, or ended by themselves, have their own time for it.
+        let mut own = Stopping::new(first.stop.clone());
+        for line in lines.iter_mut() {
+            line.join_capture(&mut own);
+        }
+        for line in lines.iter_mut() {
+            line.join_path(&mut own);
         }
         // Every trigger has asked for its clip before the clips are told that nothing follows.
-        if !lines.is_empty() {
-            self.maker.events.flush(self.stopping.left());
+        maker.events.flush(own.left());
+        for line in lines {
+            line.finish_clips(&mut own);
         }
-        for mut line in lines {
-            line.finish_clips(&mut self.stopping);
-            self.out
-                .source_status(&line.shared.source, SourceStatus::Offline);
-            self.gone.push(line.stats.clone());
-            if let Some(Ended::End(_)) = line.ended {
-                let source = line.shared.source.clone();
-                self.read.insert(source, line.settings.clone());
-            }
-            if let Some(error) = failure(&line.shared.source, line.ended.take()) {
-                self.failed(&line.shared.source, error);
-            }
+        stopping.absorb(own);
+    }
+
+    /// A line whose threads have ended, or were left behind.
+    fn part_with(&mut self, mut line: line::Line) {
+        let source = line.shared.source.clone();
+        self.out.source_status(&source, SourceStatus::Offline);
+        self.gone.push(line.stats.clone());
+        let ended = line.ended.take();
+        if let Some(Ended::End(_)) = ended {
+            self.read.insert(source.clone(), line.settings.clone());
         }
-        // A source that ended by itself leaves its time to those that go on.
-        if !self.stop.is_set() {
-            self.stopping.forget_deadline();
+        if let Some(error) = failure(&source, ended) {
+            self.failed(&source, error);
+            self.lost.push(line);
         }
     }
 

@@ -8,7 +8,7 @@ use visualpath_core::{
     ViewSpec, Zone,
 };
 use visualpath_platform::rules::{Gate, Rules};
-use visualpath_platform::{Isolation, Registry};
+use visualpath_platform::{Isolation, MAX_EXTRACTORS, Registry};
 
 use super::StartError;
 use super::build::ns;
@@ -116,6 +116,9 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
         }
         let zones = config.zones_of(source.as_str());
         let extractors = extractors(config, registry, source, &zones, &mut wrong)?;
+        if extractors.len() > MAX_EXTRACTORS {
+            wrong.push((format!("source.{source}"), super::line::too_many(source)));
+        }
         // Rules can't be judged by extractors that are wrong themselves.
         let paths = if wrong.is_empty() {
             paths(config, registry, source, &extractors, &zones, &mut wrong)?

@@ -128,7 +128,10 @@ impl Handle {
 
     /// Writes sources, extractors and their counters to the log.
     pub fn dump_status(&self) {
-        self.ask(Request::DumpStatus);
+        // Not worth waiting for a reload: whoever calls this also hears signals.
+        if self.requests.try_send(Request::DumpStatus).is_err() {
+            tracing::warn!("busy with a reload, or not running: no status");
+        }
     }
 
     fn ask(&self, request: Request) {
@@ -142,7 +145,7 @@ impl Handle {
 enum Step {
     Start(Box<Ready>),
     Replace(usize, Box<Ready>),
-    Reshape(usize, Box<Reshape>, usize, Vec<ViewSpec>, bool),
+    Reshape(usize, Box<Reshape>, usize, Vec<ViewSpec>),
 }
 
 impl Running {
@@ -187,9 +190,20 @@ impl Running {
     }
 
     fn reload(&mut self, new: Config) -> Result<Reloaded, StartError> {
+        let restart = restart_needed(&self.config, &new);
+        // What needs a restart stays as it is, for all that follows.
+        let new = Config {
+            device: self.config.device.clone(),
+            clip: self.config.clip.clone(),
+            mqtt: self.config.mqtt.clone(),
+            observability: self.config.observability.clone(),
+            web: self.config.web.clone(),
+            ota: self.config.ota.clone(),
+            ..new
+        };
         let plan = plan::plan(&new, &self.registry)?;
         let mut reloaded = Reloaded {
-            restart: restart_needed(&self.config, &new),
+            restart,
             ..Reloaded::default()
         };
         let steps = self.prepare(&new, plan)?;
@@ -200,7 +214,7 @@ impl Running {
             .cloned()
             .collect();
         for step in steps {
-            self.apply(&new, step, &mut reloaded)?;
+            self.apply(step, &mut reloaded)?;
         }
         let (stay, leave) = std::mem::take(&mut self.lines)
             .into_iter()
@@ -208,19 +222,14 @@ impl Running {
         self.lines = stay;
         for line in leave {
             reloaded.stopped.push(line.shared.source.clone());
+            for extractor in line.shape.extractors() {
+                self.forget(&line.shared.source, extractor);
+            }
             line.stop.stop();
             self.finish(vec![line]);
         }
-        // What needs a restart stays as it is, also for the next comparison.
-        self.config = Config {
-            device: self.config.device.clone(),
-            clip: self.config.clip.clone(),
-            mqtt: self.config.mqtt.clone(),
-            observability: self.config.observability.clone(),
-            web: self.config.web.clone(),
-            ota: self.config.ota.clone(),
-            ..new
-        };
+        self.lost.retain(|l| kept.contains(&l.shared.source));
+        self.config = new;
         let models = self
             .lines
             .iter()
@@ -236,11 +245,7 @@ impl Running {
         for line in plan.lines {
             let at = |l: &super::line::Line| l.shared.source == line.source;
             let Some(index) = self.lines.iter().position(at) else {
-                // A file that was read to its end is not read again for nothing.
-                if self.read.get(&line.source) != Some(&line.settings) {
-                    let ready = self.maker.prepare(new, line, None)?;
-                    steps.push(Step::Start(Box::new(ready)));
-                }
+                steps.extend(self.prepare_start(new, line)?);
                 continue;
             };
             let running = &self.lines[index];
@@ -251,42 +256,72 @@ impl Running {
             }
             let (slots, views, clips) = (line.slots(), line.views(), line.wants_clips());
             let reshape = Reshape::prepare(&running.shape, line, &running.pace)?;
+            if clips {
+                self.maker
+                    .start_evidence(new, &running.shared, &running.pace)?;
+            }
             if !reshape.is_empty() {
                 let reshape = Box::new(reshape);
-                steps.push(Step::Reshape(index, reshape, slots, views, clips));
+                steps.push(Step::Reshape(index, reshape, slots, views));
             }
         }
         Ok(steps)
     }
 
-    fn apply(
-        &mut self,
+    /// A source that does not run: new, or lost, or read to its end.
+    fn prepare_start(
+        &self,
         new: &Config,
-        step: Step,
-        reloaded: &mut Reloaded,
-    ) -> Result<(), StartError> {
+        line: plan::LinePlan,
+    ) -> Result<Option<Step>, StartError> {
+        // A file that was read to its end is not read again for nothing.
+        if self.read.get(&line.source) == Some(&line.settings) {
+            return Ok(None);
+        }
+        let (source, settings) = (line.source.clone(), line.settings.clone());
+        let before = self.lost.iter().find(|l| l.shared.source == source);
+        match self.maker.prepare(new, line, before) {
+            Ok(ready) => Ok(Some(Step::Start(Box::new(ready)))),
+            // It was lost, and still is; that is no fault of this config.
+            Err(e @ StartError::Source { .. })
+                if before.is_some_and(|l| l.settings == settings) =>
+            {
+                tracing::warn!(%source, error = %e, "still lost");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn apply(&mut self, step: Step, reloaded: &mut Reloaded) -> Result<(), StartError> {
         match step {
             Step::Start(ready) => {
                 self.announce(&ready);
                 reloaded.started.push(ready.source().clone());
+                let before = |l: &super::line::Line| l.shared.source == *ready.source();
+                let ready = match self.lost.iter().position(before) {
+                    Some(at) => ready.after(&self.lost.remove(at)),
+                    None => *ready,
+                };
                 self.lines.push(ready.go(&self.maker)?);
             }
             Step::Replace(index, ready) => {
                 reloaded.started.push(ready.source().clone());
-                // The new line takes the old one's index, so that those of later steps hold.
-                let announce = (ready.source().clone(), names(&ready));
-                let line = ready.go(&self.maker)?;
-                let old = std::mem::replace(&mut self.lines[index], line);
+                // The old one first: its ranges end before the new one's begin, and the new one
+                // knows where to go on. Indices of later steps hold.
+                let old = &mut self.lines[index];
                 old.stop.stop();
-                self.finish(vec![old]);
+                Self::join_lines(&mut self.stopping, &self.maker, std::slice::from_mut(old));
+                let announce = (ready.source().clone(), names(&ready));
+                let line = ready.after(old).go(&self.maker)?;
+                let old = std::mem::replace(&mut self.lines[index], line);
+                self.part_with(old);
                 self.say_running(&announce.0, &announce.1);
             }
-            Step::Reshape(index, reshape, slots, views, clips) => {
+            Step::Reshape(index, reshape, slots, views) => {
                 let line = &mut self.lines[index];
                 let source = line.shared.source.clone();
-                if clips {
-                    self.maker.start_evidence(new, &line.shared, &line.pace)?;
-                }
+                let old: Vec<Name> = line.shape.extractors().cloned().collect();
                 let paths = reshape.changed_paths.iter().chain(&reshape.gone_paths);
                 reloaded
                     .paths
@@ -294,17 +329,27 @@ impl Running {
                 let made = reshape.made.clone();
                 let named = made.iter().map(|e| format!("{source}/{e}"));
                 reloaded.extractors.extend(named);
-                line.reshape(*reshape, slots, views)?;
+                line.reshape(*reshape, slots, views);
+                let new: Vec<Name> = line.shape.extractors().cloned().collect();
+                for gone in old.iter().filter(|e| !new.contains(e)) {
+                    self.forget(&source, gone);
+                }
                 for extractor in made {
-                    self.maker
-                        .events
-                        .solved("extractor_held", &format!("{source}/{extractor}"));
+                    self.forget(&source, &extractor);
                     self.out
                         .extractor_status(&source, &extractor, ExtractorStatus::Running);
                 }
             }
         }
         Ok(())
+    }
+
+    /// What was wrong with an extractor that is no more.
+    fn forget(&self, source: &Name, extractor: &Name) {
+        let subject = format!("{source}/{extractor}");
+        for code in ["extractor_held", "late_observations"] {
+            self.maker.events.solved(code, &subject);
+        }
     }
 
     fn announce(&self, ready: &Ready) {
@@ -315,6 +360,7 @@ impl Running {
         self.maker.events.solved("source_lost", source.as_str());
         self.out.source_status(source, SourceStatus::Online);
         for name in extractors {
+            self.forget(source, name);
             self.out
                 .extractor_status(source, name, ExtractorStatus::Running);
         }

@@ -41,9 +41,13 @@ impl Stopping {
         deadline.saturating_duration_since(Instant::now()).max(EACH)
     }
 
-    /// What has ended so far ended by itself; the next stop has its whole time.
-    pub fn forget_deadline(&mut self) {
-        self.deadline = None;
+    /// What another's waiting came to is this one's too.
+    pub fn absorb(&mut self, other: Self) {
+        self.stragglers.extend(other.stragglers);
+        if !other.panicked.is_empty() {
+            self.panicked.extend(other.panicked);
+            self.stop.stop();
+        }
     }
 
     /// Waits for a stage. `look` is called again and again meanwhile, with whether the stop has

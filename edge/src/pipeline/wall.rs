@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +20,7 @@ pub struct WallClock {
     /// Unix time of source time 0, nanoseconds.
     zero_ns: AtomicI64,
     /// Where it began, on both clocks.
-    began: (Instant, i64),
+    began: Mutex<(Instant, i64)>,
     live: bool,
 }
 
@@ -35,7 +36,7 @@ impl WallClock {
         let zero_ns = unix_ns(time);
         Self {
             zero_ns: AtomicI64::new(zero_ns),
-            began: (Instant::now(), zero_ns),
+            began: Mutex::new((Instant::now(), zero_ns)),
             live,
         }
     }
@@ -44,7 +45,7 @@ impl WallClock {
     pub fn continuing(before: &Self, live: bool) -> Self {
         Self {
             zero_ns: AtomicI64::new(before.zero_ns.load(Ordering::Relaxed)),
-            began: before.began,
+            began: Mutex::new(before.began()),
             live,
         }
     }
@@ -62,9 +63,23 @@ impl WallClock {
         exact.round(jiff::Unit::Microsecond).unwrap_or(exact)
     }
 
+    /// The source begins now, and not when it was made: models were loaded meanwhile. Of no effect
+    /// on one that is not live.
+    pub fn begin(&self) {
+        if self.live {
+            let zero_ns = unix_ns(Timestamp::now());
+            self.zero_ns.store(zero_ns, Ordering::Relaxed);
+            *self.began.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), zero_ns);
+        }
+    }
+
+    fn began(&self) -> (Instant, i64) {
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Source time of now, for a source that goes on where an earlier one was.
     pub fn elapsed_ns(&self) -> i64 {
-        i64::try_from(self.began.0.elapsed().as_nanos()).unwrap_or(i64::MAX)
+        i64::try_from(self.began().0.elapsed().as_nanos()).unwrap_or(i64::MAX)
     }
 
     /// Looks at the machine's clock. True if it has been set since the last look.

@@ -106,10 +106,10 @@ impl<P: Pictures> FileSource<P> {
             loop_: opts.loop_,
             clock,
             pictures,
-            timeline: Timeline::new(nominal_ns).starting(opts.start),
+            timeline: Timeline::new(nominal_ns),
             rate: None,
             pacer: Pacer::default(),
-            epoch: opts.start.epoch,
+            epoch: 0,
             holder: None,
             gap: None,
             held_back: None,
@@ -319,6 +319,11 @@ impl<P: Pictures> FileSource<P> {
 impl<P: Pictures> Source for FileSource<P> {
     fn info(&self) -> &SourceInfo {
         self.pictures.info()
+    }
+
+    fn begin(&mut self, start: super::Start) {
+        self.timeline.begin(start);
+        self.epoch = start.epoch;
     }
 
     fn next(&mut self, pool: &FramePool, stop: &StopFlag) -> Result<SourceEvent, SourceError> {

@@ -61,8 +61,6 @@ pub struct SourceOptions {
     /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
     /// extractors, and a decoder with several threads holds back as many pictures.
     pub decode_threads: u32,
-    /// Where its numbers and times begin.
-    pub start: Start,
 }
 
 /// What the first frame of a source is called. All zero unless it goes on where an earlier source
@@ -89,7 +87,6 @@ impl SourceOptions {
             height: None,
             fps: None,
             decode_threads: 1,
-            start: Start::default(),
         }
     }
 }
@@ -186,6 +183,10 @@ pub enum SourceEvent {
 pub trait Source: Send {
     /// What is delivered now.
     fn info(&self) -> &SourceInfo;
+
+    /// Where its numbers and times begin, instead of at 0. Before the first `next`
+    /// only: what is known late is when an earlier source of the name ended.
+    fn begin(&mut self, start: Start);
 
     /// Blocks until the next event. `stop` is looked at every 100 ms or more often.
     ///

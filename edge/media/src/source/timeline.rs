@@ -36,10 +36,9 @@ impl Timeline {
     }
 
     /// Goes on where another timeline was.
-    pub(super) fn starting(mut self, start: Start) -> Self {
+    pub(super) fn begin(&mut self, start: Start) {
         self.next_id = start.frame_id;
         self.base_ns = start.t_ns;
-        self
     }
 
     /// Number and source time of the next picture. Without a time stamp it comes one nominal

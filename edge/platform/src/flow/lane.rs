@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use visualpath_core::{DropReason, Held, Name, Outcome};
 use visualpath_frames::{Frame, Holder};
 
+use heapless::Deque;
+
 use super::late::LateWatch;
 use crate::depends::Dependencies;
-use crate::limiter::FlowLimiter;
+use crate::limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 use crate::rules::Gate;
 use crate::worker::{Isolation, Job, Runner, ThreadWorker};
 
@@ -132,6 +134,10 @@ impl LaneStats {
     }
 }
 
+/// Answers a lane keeps for gates: on a file, where every frame is looked at, no lane is further
+/// ahead of a gated one than that one's queue, the frame in flight and the one being taken.
+const RECENT: usize = MAX_QUEUE + 2;
+
 pub(super) struct InFlight {
     pub frame_id: u64,
     pub since_ns: i64,
@@ -163,10 +169,10 @@ pub(super) struct Lane {
     pub gate: Option<LaneGate>,
     /// Lanes that wait for this one, as bits.
     pub dependents: u64,
-    /// What gates read of it.
-    pub newest: Option<Arc<Held>>,
-    /// The next frame finds it reset.
-    pub reset: bool,
+    /// What gates read of it, oldest first.
+    recent: Deque<Arc<Held>, RECENT>,
+    /// The first frame after this one finds it reset.
+    pub reset_after: Option<u64>,
     pub late: LateWatch,
     pub stats: Arc<LaneStats>,
 }
@@ -178,8 +184,14 @@ impl Lane {
         worker: Worker,
         limiter: FlowLimiter<Job>,
         rest: LaneRest,
+        realtime: bool,
     ) -> Self {
-        let reads = rest.gate.as_ref().map(LaneGate::reads).unwrap_or_default();
+        // Live, a gate goes by what is known: waiting for it would hold frames that nobody else
+        // holds. On a file it waits, so that nothing depends on who was faster.
+        let reads = match &rest.gate {
+            Some(gate) if !realtime => gate.reads(),
+            _ => Vec::new(),
+        };
         Self {
             waiting: Dependencies::new(&rest.depends, &reads),
             name,
@@ -194,11 +206,24 @@ impl Lane {
             stale_ns: rest.stale_ns,
             gate: rest.gate,
             dependents: 0,
-            newest: None,
-            reset: false,
+            recent: Deque::new(),
+            reset_after: None,
             late: LateWatch::default(),
             stats: Arc::new(LaneStats::default()),
         }
+    }
+
+    /// In place of one that could not be started, so that the others keep their indices.
+    pub fn gone(name: Name) -> Self {
+        let rest = LaneRest {
+            depends: Vec::new(),
+            gate: None,
+            stale_ns: 0,
+            timeout_ns: i64::MAX,
+            hang_ns: i64::MAX,
+        };
+        let limiter = FlowLimiter::new(None, DropPolicy::Oldest, 0);
+        Self::new(name, 0, Worker::Gone, limiter, rest, true)
     }
 
     pub fn is_gone(&self) -> bool {
@@ -223,12 +248,26 @@ impl Lane {
 
     pub fn remember(&mut self, new: &Arc<Held>) {
         if self
-            .newest
-            .as_ref()
-            .is_none_or(|old| old.frame_id < new.frame_id)
+            .recent
+            .back()
+            .is_some_and(|old| old.frame_id >= new.frame_id)
         {
-            self.newest = Some(Arc::clone(new));
+            return;
         }
+        if self.recent.is_full() {
+            self.recent.pop_front();
+        }
+        if self.recent.push_back(Arc::clone(new)).is_err() {
+            debug_assert!(false, "there is room");
+        }
+    }
+
+    /// Its newest answer at or before a frame.
+    pub fn newest_at(&self, frame_id: u64) -> Option<&Arc<Held>> {
+        self.recent
+            .iter()
+            .rev()
+            .find(|held| held.frame_id <= frame_id)
     }
 }
 

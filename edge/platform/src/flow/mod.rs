@@ -188,6 +188,8 @@ pub struct Flow<S> {
     dropped: Vec<Job>,
     serial: u64,
     dequeued_ns: i64,
+    /// The newest frame taken over.
+    last_frame: Option<u64>,
     ended: bool,
     /// Set once stopping.
     stop_deadline_ns: Option<i64>,
@@ -239,6 +241,7 @@ impl<S: PathSink> Flow<S> {
             dropped: Vec::with_capacity(MAX_EXTRACTORS),
             serial: 0,
             dequeued_ns: 0,
+            last_frame: None,
             ended: false,
             stop_deadline_ns: None,
             idle_ns: 0,
@@ -340,7 +343,7 @@ impl<S: PathSink> Flow<S> {
     /// Before their next frame, extractors forget what they remember.
     fn reset_extractors(&mut self) {
         for lane in &mut self.lanes {
-            lane.reset = true;
+            lane.reset_after = self.last_frame;
         }
     }
 
@@ -357,6 +360,7 @@ impl<S: PathSink> Flow<S> {
         let meta = *frame.meta();
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         self.dequeued_ns = self.now_ns();
+        self.last_frame = Some(meta.frame_id);
         self.trace.tick(meta.t_ns);
         let unix_ns = (self.unix_ns)(meta.t_ns);
         self.aligner
@@ -378,7 +382,7 @@ impl<S: PathSink> Flow<S> {
     /// Offers a frame to a lane everybody before which has been asked.
     fn decide(&mut self, i: usize, frame: &Frame, deps: Deps) {
         let meta = *frame.meta();
-        if !self.gate_open(i, meta.t_ns) {
+        if !self.gate_open(i, meta.frame_id, meta.t_ns) {
             return self.skip(i, meta.frame_id, Skip::Gate);
         }
         if !self.lanes[i].limiter.wants(meta.t_ns) {
@@ -419,14 +423,14 @@ impl<S: PathSink> Flow<S> {
         }
     }
 
-    fn gate_open(&mut self, i: usize, t_ns: i64) -> bool {
+    fn gate_open(&mut self, i: usize, frame_id: u64, t_ns: i64) -> bool {
         let Some(mut gate) = self.lanes[i].gate.take() else {
             return true;
         };
         let LaneGate { gate: open, lanes } = &mut gate;
         let open = open.open(t_ns, &mut |extractor| {
             let lane = self.lanes.get(*lanes.get(extractor)?)?;
-            let held = lane.newest.as_ref()?;
+            let held = lane.newest_at(frame_id)?;
             (t_ns.saturating_sub(held.t_ns) <= lane.stale_ns).then(|| Arc::clone(held))
         });
         self.lanes[i].gate = Some(gate);
@@ -460,7 +464,7 @@ impl<S: PathSink> Flow<S> {
 
     /// What the lane depends on failed on a frame that the lane itself would have taken.
     fn drop_dependent(&mut self, i: usize, frame_id: u64, t_ns: i64) {
-        if !self.gate_open(i, t_ns) {
+        if !self.gate_open(i, frame_id, t_ns) {
             return self.skip(i, frame_id, Skip::Gate);
         }
         let lane = &mut self.lanes[i];
@@ -475,9 +479,10 @@ impl<S: PathSink> Flow<S> {
 
     fn dispatch(&mut self, i: usize, mut job: Job) {
         let lane = &mut self.lanes[i];
-        job.reset = std::mem::take(&mut lane.reset);
+        let id = job.frame.meta().frame_id;
+        job.reset = lane.reset_after.take_if(|after| id > *after).is_some();
         lane.in_flight = Some(InFlight {
-            frame_id: job.frame.meta().frame_id,
+            frame_id: id,
             since_ns: if self.realtime {
                 self.clock.now_ns()
             } else {
@@ -696,10 +701,15 @@ impl<S: PathSink> Flow<S> {
                     (&*name, input, result)
                 }
                 Settled::Replaced { t_ns } => {
-                    let taken_over = fused.now.is_some() && fused.next.is_some();
+                    let name_of =
+                        |f: &Option<(Name, Box<dyn Fusion>)>| f.as_ref().map(|f| f.0.clone());
+                    let (old, new) = (name_of(&fused.now), name_of(&fused.next));
+                    let taken_over = old.is_some() && old == new;
                     let result = fused.replace(stats, t_ns);
                     let input = FusionInput::End { t_ns };
-                    let Some(name) = &fused.name else { return };
+                    // Whose last word it is.
+                    fused.said_by = old.or(new);
+                    let Some(name) = &fused.said_by else { return };
                     match &result {
                         Some(result) if taken_over => trace.taken_over(name, t_ns, result),
                         Some(result) => trace.fused(name, &input, result, &times),
@@ -756,9 +766,11 @@ impl<S: PathSink> Flow<S> {
             Err(e) => {
                 tracing::error!(error = %e, "an extractor could not be started");
                 self.sink.held(&name, &e.to_string());
+                if index == self.lanes.len() {
+                    self.lanes.push(Lane::gone(name));
+                }
             }
             Ok(lane) if index < self.lanes.len() => self.lanes[index] = lane,
-            // Indices are given in order; a hole would be a lane that failed to start above.
             Ok(lane) => self.lanes.push(lane),
         }
         self.aligner.grow(self.lanes.len());
@@ -774,10 +786,13 @@ impl<S: PathSink> Flow<S> {
             self.outcome(i, f.frame_id, dropped, None);
         }
         self.give_up_waiting(i, DropReason::Stopping);
-        let lane = &mut self.lanes[i];
-        for frame_id in lane.waiting.take_all() {
+        let undecided: Vec<u64> = self.lanes[i].waiting.take_all().collect();
+        for frame_id in undecided {
             self.aligner.skipped(frame_id, i);
+            // Whoever waits for it, and goes or stays, is not kept waiting.
+            self.resolve(i, frame_id, Resolved::Skipped);
         }
+        let lane = &mut self.lanes[i];
         if let Worker::Thread(thread) = std::mem::replace(&mut lane.worker, Worker::Gone)
             && let Some(handle) = thread.close()
         {
@@ -810,7 +825,7 @@ impl<S: PathSink> Flow<S> {
             timeout_ns: spec.timeout_ns,
             hang_ns: spec.hang_ns,
         };
-        let lane = Lane::new(name, self.serial, worker, spec.limiter, rest);
+        let lane = Lane::new(name, self.serial, worker, spec.limiter, rest, self.realtime);
         self.stats.add(&lane.name, &lane.stats);
         Ok(lane)
     }
@@ -831,8 +846,14 @@ impl<S: PathSink> Flow<S> {
             .collect();
         (self.roots, self.waiting) = here.into_iter().partition(|i| needs[*i] == 0);
         let lanes = &self.lanes;
-        self.roots
-            .sort_by_key(|i| !matches!(lanes[*i].worker, Worker::Thread(_)));
+        // A gate that does not wait reads what those before it have just said.
+        self.roots.sort_by_key(|i| {
+            let lane = &lanes[*i];
+            (
+                lane.gate.is_some(),
+                !matches!(lane.worker, Worker::Thread(_)),
+            )
+        });
     }
 
     /// 0 when not realtime, so that nothing can depend on it.
@@ -869,8 +890,8 @@ impl<S: PathSink> Flow<S> {
 /// The fusion of one path, and the one that takes its place after the frames captured so far.
 #[derive(Default)]
 struct Fused {
-    /// Whose results these are; stays when the fusion goes, for its last word.
-    name: Option<Name>,
+    /// Who said the last word at a change.
+    said_by: Option<Name>,
     now: Option<(Name, Box<dyn Fusion>)>,
     next: Option<(Name, Box<dyn Fusion>)>,
 }
@@ -878,7 +899,7 @@ struct Fused {
 impl Fused {
     fn new(name: Name, fusion: Box<dyn Fusion>) -> Self {
         Self {
-            name: Some(name.clone()),
+            said_by: None,
             now: Some((name, fusion)),
             next: None,
         }
@@ -888,7 +909,6 @@ impl Fused {
     fn replace(&mut self, stats: &FlowStats, t_ns: i64) -> Option<FusionResult> {
         match (self.now.take(), self.next.take()) {
             (None, next) => {
-                self.name = next.as_ref().map(|(name, _)| name.clone());
                 self.now = next;
                 None
             }
@@ -896,9 +916,15 @@ impl Fused {
                 let end = FusionInput::End { t_ns };
                 guarded(stats, &name, &mut old, |f| f.update(end))
             }
+            // Another path in its place: nothing of the old one is its business.
+            (Some((name, mut old)), Some(next)) if name != next.0 => {
+                let end = FusionInput::End { t_ns };
+                let result = guarded(stats, &name, &mut old, |f| f.update(end));
+                self.now = Some(next);
+                result
+            }
             (Some((_, old)), Some((name, mut fusion))) => {
                 let result = guarded(stats, &name, &mut fusion, |f| f.take_over(old, t_ns));
-                self.name = Some(name.clone());
                 self.now = Some((name, fusion));
                 result
             }

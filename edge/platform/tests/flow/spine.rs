@@ -392,3 +392,56 @@ fn a_lane_taken_away_while_it_works_answers_nobody_and_its_successor_starts_clea
     assert!(noted[2].starts_with("end"), "{noted:?}");
     assert_eq!(pool.available(), 16);
 }
+
+#[test]
+fn a_lane_taken_out_of_a_chain_leaves_nobody_waiting_for_it() {
+    let (go, gone) = bounded(16);
+    let pool = pool();
+    let live = |n: &str, depends| LaneSpec {
+        depends,
+        ..lane(
+            n,
+            LaneOpts {
+                policy: DropPolicy::Oldest,
+                ..opts(honest, Isolation::Inline)
+            },
+        )
+    };
+    let lanes = vec![
+        slow("a", gone, vec![]),
+        live("b", vec![0]),
+        live("c", vec![1]),
+    ];
+    let s = start(lanes, true, Arc::new(ManualClock::default()));
+    let stats = Arc::clone(&s.stats);
+    // Undecided at b, and so at c.
+    s.captured.send(Captured::Frame(frame(&pool, 0))).unwrap();
+    until("it is taken over", || {
+        stats.frames.load(Ordering::SeqCst) == 1
+    });
+    s.changes
+        .send(FlowChange {
+            lanes: vec![(1, Some(live("b", vec![0])))],
+            paths: vec![],
+            in_force: None,
+        })
+        .unwrap();
+    until("the change is applied", || stats.lanes().len() == 4);
+    for id in 1..4 {
+        go.send(()).unwrap();
+        s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
+        let taken = id + 1;
+        until("it is taken over", || {
+            stats.frames.load(Ordering::SeqCst) == taken
+        });
+        let a = Arc::clone(&stats.lanes()[0].1);
+        until("a has answered", || a.observed.load(Ordering::SeqCst) == id);
+    }
+    go.send(()).unwrap();
+    s.captured.send(Captured::End).unwrap();
+    let (_, stats, _) = finish(s);
+    let c = Arc::clone(&stats.lanes()[2].1);
+    assert_eq!(c.observed.load(Ordering::SeqCst), 3, "c goes on: {c:?}");
+    assert_eq!(c.skipped_dependency.load(Ordering::SeqCst), 1, "{c:?}");
+    assert_eq!(pool.available(), 16, "{}", pool.held_by());
+}
