@@ -2,14 +2,15 @@
 //!
 //! A dependent is offered a frame only after every extractor it `depends` on observed it. If one
 //! skipped the frame the dependent skips it, if one failed on it (or it was dropped there, or timed
-//! out) the dependent drops it. A `gate` waits likewise for the extractors it reads, so that what
-//! it decides does not depend on who was faster, but takes whatever they said.
+//! out) the dependent drops it. On a file a `gate` waits likewise for the extractors it reads, so
+//! that what it decides does not depend on who was faster, but takes whatever they said; live it
+//! does not wait.
 //!
 //! Frames are decided in their order, whatever order the answers come in: a rate limit or a tracker
 //! must not see time run backwards. A frame that will be offered never waits for an earlier one
 //! (every extractor answers in order, so whoever observed this one is done with those before), and
-//! the others give their lease back as soon as that is known. So waiting costs no slot: whoever
-//! still owes an outcome holds the frame anyway.
+//! the others give their lease back as soon as that is known. So waiting for `depends` costs no
+//! slot: whoever still owes an outcome holds the frame anyway.
 //!
 //! Pure. Generic over the frame, so that the property tests need no pixels.
 

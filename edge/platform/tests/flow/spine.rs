@@ -445,3 +445,56 @@ fn a_lane_taken_out_of_a_chain_leaves_nobody_waiting_for_it() {
     assert_eq!(c.skipped_dependency.load(Ordering::SeqCst), 1, "{c:?}");
     assert_eq!(pool.available(), 16, "{}", pool.held_by());
 }
+
+#[test]
+fn live_a_gate_on_a_slow_extractor_holds_no_frame_and_opens_on_its_last_word() {
+    let (go, gone) = bounded(16);
+    let pool = pool();
+    let live = LaneOpts {
+        policy: DropPolicy::Oldest,
+        ..opts(honest, Isolation::Inline)
+    };
+    let known = ExtractorSignals {
+        name: name("slow"),
+        signals: vec![],
+        zones: vec![],
+    };
+    let gated = LaneSpec {
+        gate: Some(LaneGate {
+            gate: Gate::compile("slow.value >= 0.0", 0, &[known]).unwrap(),
+            lanes: vec![0],
+        }),
+        ..lane("gated", live)
+    };
+    let clock = Arc::new(ManualClock::default());
+    let s = start(vec![slow("slow", gone, vec![]), gated], true, clock);
+    let stats = Arc::clone(&s.stats);
+    for id in 0..8 {
+        s.captured.send(Captured::Frame(frame(&pool, id))).unwrap();
+    }
+    until("all are taken over", || {
+        stats.frames.load(Ordering::SeqCst) == 8
+    });
+    until("one is looked at, one waits, nobody else has any", || {
+        pool.available() == 14
+    });
+    let gated = Arc::clone(&stats.lanes()[1].1);
+    assert_eq!(
+        gated.skipped_gate.load(Ordering::SeqCst),
+        8,
+        "nothing known yet"
+    );
+    go.send(()).unwrap();
+    let slow = Arc::clone(&stats.lanes()[0].1);
+    until("it has answered", || {
+        slow.observed.load(Ordering::SeqCst) == 1
+    });
+    s.captured.send(Captured::Frame(frame(&pool, 8))).unwrap();
+    until("the gate is open", || {
+        gated.observed.load(Ordering::SeqCst) == 1
+    });
+    drop(go);
+    s.captured.send(Captured::End).unwrap();
+    finish(s);
+    assert_eq!(pool.available(), 16);
+}
