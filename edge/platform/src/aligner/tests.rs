@@ -296,6 +296,57 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Time stamps that jump to the ends of time and back, outcomes said twice, outcomes of frames
+    /// that never were, paths that change, an end at any point: nothing stalls, nothing is doubled,
+    /// and the first word of an extractor stands.
+    #[test]
+    fn absurd_times_and_doubled_outcomes_stall_and_double_nothing(
+        frames in proptest::collection::vec((0_u8..4, any::<i64>(), any::<u8>()), 1..60),
+        window in proptest::option::of(0_i64..50),
+    ) {
+        let mut a = Aligner::new(2, 16, vec![path(&[0, 1], window, 1000)]);
+        let mut out = vec![];
+        for (n, (admit, t_ns, noise)) in frames.iter().enumerate() {
+            let (id, now) = (n as u64, n as i64 * 10);
+            a.frame(id, *t_ns, *t_ns, now);
+            let admitted: Vec<usize> = (0..2).filter(|e| admit & 1 << e != 0).collect();
+            for e in &admitted {
+                a.admitted(id, *e);
+            }
+            a.offered(id);
+            for e in admitted {
+                a.outcome(id, e, observed(id, *t_ns));
+                a.outcome(id, e, Outcome::TimedOut);
+            }
+            if noise % 3 == 0 {
+                a.outcome(id + 1000, 0, observed(id + 1000, i64::MAX));
+                a.late(1, &Outcome::Failed("of nothing".into()));
+            }
+            if noise % 5 == 0 {
+                a.gap(i64::MAX, i64::MIN);
+            }
+            if noise % 11 == 0 {
+                a.set_path(0, Some(path(&[1, 0], window, 1000)));
+            }
+            out.extend(settle(&mut a, now));
+        }
+        a.end();
+        out.extend(settle(&mut a, i64::MAX));
+        prop_assert!(a.is_empty());
+        let ids: Vec<u64> = out
+            .iter()
+            .filter_map(|(_, x)| match x { Saw::Frame(i, _) => Some(*i), _ => None })
+            .collect();
+        prop_assert_eq!(ids, (0..frames.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!(out.last().map(|(_, s)| s.clone()), Some(Saw::End));
+        for (_, x) in &out {
+            let Saw::Frame(_, entries) = x else { continue };
+            prop_assert!(entries.iter().all(|(outcome, _)| *outcome != Some("timed_out")));
+        }
+    }
+}
+
 fn result_of(result: u8, id: u64) -> Outcome {
     match result {
         0 => observed(id, id as i64 * 100),
