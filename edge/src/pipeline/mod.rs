@@ -18,6 +18,7 @@ pub mod line;
 pub mod out;
 pub mod plan;
 pub mod reload;
+pub mod shape;
 mod sink;
 mod stop;
 pub mod summary;

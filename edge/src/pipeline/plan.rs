@@ -117,7 +117,7 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
         let zones = config.zones_of(source.as_str());
         let extractors = extractors(config, registry, source, &zones, &mut wrong)?;
         if extractors.len() > MAX_EXTRACTORS {
-            wrong.push((format!("source.{source}"), super::line::too_many(source)));
+            wrong.push((format!("source.{source}"), super::shape::too_many(source)));
         }
         // Rules can't be judged by extractors that are wrong themselves.
         let paths = if wrong.is_empty() {

@@ -16,7 +16,8 @@ use crossbeam_channel::{Sender, bounded};
 use visualpath_core::{Name, ViewSpec};
 use visualpath_mqtt::{ExtractorStatus, SourceStatus};
 
-use super::line::{Ready, Reshape};
+use super::line::Ready;
+use super::shape::Reshape;
 use super::{Handle, Running, StartError, info_message, plan, problem};
 use crate::config::{Config, Diagnostic};
 
