@@ -15,6 +15,9 @@ use visualpath_media::source::{SourceEvent, SourceInfo, SourceOptions, StopFlag,
 /// A damaged header may claim a picture of 400 MB; decoding that is slow, not wrong.
 const LARGEST_BYTES: usize = 1 << 20;
 
+/// 25 pictures a second: JPEGs have no time of their own.
+const INTERVAL_NS: i64 = 40_000_000;
+
 /// See the module.
 pub fn check(bytes: &[u8]) -> bool {
     thread_local! {
@@ -51,6 +54,11 @@ pub fn check(bytes: &[u8]) -> bool {
                 Ok(SourceEvent::Frame(frame)) => {
                     let meta = *frame.meta();
                     assert_eq!(meta.layout, info.layout);
+                    // A lost picture has used up its number and its time.
+                    assert_eq!(
+                        meta.t_ns,
+                        i64::try_from(meta.frame_id).unwrap() * INTERVAL_NS
+                    );
                     assert_eq!(frame.pixels().len(), info.layout.bytes());
                     assert!(
                         last < Some((meta.frame_id, meta.t_ns)),

@@ -93,17 +93,62 @@ pub fn rules() -> Vec<Vec<u8>> {
     plain.chain(scored).chain(sequences).collect()
 }
 
-/// What ffmpeg writes to a pipe: small pictures with elided headers, and larger ones.
+/// What ffmpeg writes to a pipe, and what the format allows and ffmpeg does not write.
 pub fn nut() -> Vec<Vec<u8>> {
-    ["16x16", "34x18", "64x48"]
-        .into_iter()
-        .map(|size| {
-            ffmpeg(
-                size,
-                &["-c:v", "rawvideo", "-pix_fmt", "yuv420p", "-f", "nut"],
-            )
-        })
-        .collect()
+    let raw = ["-c:v", "rawvideo", "-pix_fmt", "yuv420p", "-f", "nut"];
+    vec![
+        ffmpeg("16x16", &raw),
+        ffmpeg("34x18", &raw),
+        ffmpeg("64x48", &raw),
+        elided(),
+    ]
+}
+
+/// Three frames of 13 bytes (12 coded, 1 by the frame code), whose first 3 stand in the main header, and an end of relevance.
+fn elided() -> Vec<u8> {
+    /// Numbers, 7 bits a byte.
+    fn numbers(all: &[u64]) -> Vec<u8> {
+        let number = |n: u64| {
+            let more = (1..9).rev().filter(move |i| n >> (7 * i) > 0);
+            let byte = move |i: u64| u8::try_from(n >> (7 * i) & 0x7F).unwrap();
+            more.map(move |i| byte(i) | 0x80).chain([byte(0)])
+        };
+        all.iter().copied().flat_map(number).collect()
+    }
+    let packet = |startcode: u64, body: &[u8]| {
+        let len = numbers(&[body.len() as u64 + 4]);
+        [&startcode.to_be_bytes()[..], &len, body, &[0; 4]].concat()
+    };
+    // Version 3, one stream, one time base of 1/25 s; all frame codes the same: flags follow.
+    let main = [
+        numbers(&[3, 1, 65536, 1, 1, 25]),
+        numbers(&[4096, 6, 0, 1, 0, 0, 0, 255]),
+        numbers(&[1, 3]),
+        b"abc".to_vec(),
+    ]
+    .concat();
+    let size = numbers(&[0, 7, 1, 0, 0, 0, 4, 2, 0, 0, 0]);
+    let stream = [&numbers(&[0, 0, 4])[..], b"I420", &size].concat();
+    let [key, end, coded_pts, size_msb, header_idx] = [1, 2, 8, 32, 1024];
+    let frame = |flags: u64, pts: u64| {
+        let fields = numbers(&[1, 4096 ^ flags, pts, 12, 1]);
+        [&fields[..], b"defghijklm"].concat()
+    };
+    let usual = key | coded_pts | size_msb | header_idx;
+    let mut all = [
+        b"nut/multimedia container\0".to_vec(),
+        packet(0x4E4D_7A56_1F5F_04AD, &main),
+        packet(0x4E53_1140_5BF2_F9DB, &stream),
+        packet(0x4E4B_E4AD_EECA_4569, &numbers(&[0, 0])),
+        frame(4096 | usual, 0),
+        frame(4096 | usual, 1),
+        packet(0x4E4B_E4AD_EECA_4569, &numbers(&[2, 4])),
+        frame(4096 | usual, 2),
+        frame(4096 | usual | end, 3),
+    ]
+    .concat();
+    super::nut::put_checksums_right(&mut all);
+    all
 }
 
 /// Bare sequences of JPEGs: in every sampling, of changing size, with a stray byte between.
