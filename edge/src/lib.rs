@@ -10,17 +10,24 @@
 //!
 //! The platform contains no action: what to do with a trigger is the app's.
 
+#[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
 pub mod broker;
 pub mod builder;
 pub mod builtin;
+#[doc(hidden)]
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
 pub mod exit;
+#[doc(hidden)]
 pub mod models;
 pub mod pipeline;
 pub mod reader;
+#[doc(hidden)]
 pub mod rule_tests;
+#[doc(hidden)]
 pub mod version;
 
 pub use builder::{BuildError, ConfigError, PipelineBuilder};

@@ -10,19 +10,29 @@
 //! outbox.
 
 pub mod app;
+#[doc(hidden)]
 pub mod build;
+#[doc(hidden)]
 pub mod capture;
+#[doc(hidden)]
 pub mod events;
+#[doc(hidden)]
 pub mod evidence;
+#[doc(hidden)]
 pub mod line;
 pub mod out;
+#[doc(hidden)]
 pub mod plan;
 pub mod reload;
+#[doc(hidden)]
 pub mod shape;
 mod sink;
 mod stop;
+#[doc(hidden)]
 pub mod summary;
+#[doc(hidden)]
 pub mod trace;
+#[doc(hidden)]
 pub mod wall;
 
 use std::collections::HashMap;
