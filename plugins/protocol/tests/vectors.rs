@@ -206,3 +206,36 @@ fn postcard_tells_unknown_types_trailing_bytes_and_hellos() {
         Err(DecodeError::Body { .. })
     ));
 }
+
+#[test]
+fn every_example_in_the_page_is_a_message_and_every_bound_as_it_says() {
+    let page = include_str!("../PROTOCOL.md");
+    let examples: Vec<&str> = page
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("\n```").next())
+        .collect();
+    for example in &examples {
+        let bytes = example.as_bytes();
+        let child = decode::<FromChild>(Codec::Json1, bytes).map(|_| ());
+        let parent = decode::<FromParent>(Codec::Json1, bytes).map(|_| ());
+        assert!(
+            child.is_ok() || parent.is_ok(),
+            "{child:?} {parent:?}: {example}"
+        );
+    }
+    assert!(examples.len() >= FromChild::names().len() + FromParent::names().len());
+    let source = include_str!("../src/bounds.rs");
+    let constants = source.lines().filter_map(|l| l.strip_prefix("pub const "));
+    for constant in constants {
+        let (name, value) = constant.split_once(": usize = ").unwrap();
+        let value = value
+            .trim_end_matches(';')
+            .replace('_', "")
+            .replace("4 << 20", "4194304");
+        assert!(
+            page.contains(&format!("| `{name}` | {value} |")),
+            "{name} = {value}"
+        );
+    }
+}

@@ -494,7 +494,10 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
 }
 
 /// Name, direction, what is wrong, JSON.
-#[allow(dead_code, reason = "not every test that includes this file refuses something")]
+#[allow(
+    dead_code,
+    reason = "not every test that includes this file refuses something"
+)]
 pub const REFUSED: &[(&str, &str, &str, &str)] = &[
     (
         "version",
