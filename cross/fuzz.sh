@@ -16,7 +16,7 @@ cd "$ROOT/tests/fuzz"
 SECONDS_EACH=${1:-20}
 shift || true
 TARGETS=("$@")
-[ "${#TARGETS[@]}" -gt 0 ] || TARGETS=(config rules nut jpegs mjpeg trace)
+[ "${#TARGETS[@]}" -gt 0 ] || TARGETS=(config rules nut jpegs mjpeg trace from_child from_parent)
 
 (cd "$ROOT" && VISUALPATH_FUZZ_SEEDS="$CACHE/fuzz/seeds" cargo test --quiet --locked --workspace \
     --test fuzz -- --ignored --exact seeds_for_the_fuzzer >/dev/null)
@@ -38,7 +38,7 @@ case " $* " in
 esac
 case " $* " in
 *" --crate-name visualpath"* | *" --crate-name toml"* | *" --crate-name winnow "* | \
-    *" --crate-name cel "* | *" --crate-name antlr4rust "* | *" --crate-name serde_json "*) ;;
+    *" --crate-name cel "* | *" --crate-name antlr4rust "* | *" --crate-name serde_json "* | *" --crate-name postcard "*) ;;
 *) exec "$@" ;;
 esac
 exec "$@" -Cpasses=sancov-module \

@@ -29,6 +29,7 @@ main() {
     step "api" api
     step "build" cargo build --locked --workspace
     step "test" cargo test --locked --workspace --no-fail-fast
+    step "python" python
     step "fuzz" fuzz
     step "demo" demo
     step "deny" deny
@@ -88,6 +89,15 @@ api() {
     "$ROOT/cross/api.sh" || status=$?
     [ "$status" -ne 75 ] || skip "rustdoc of this toolchain writes another form of JSON (FORMAT in cross/api.sh)"
     return "$status"
+}
+
+# The Python side against the golden vectors, with set-up's Python. `src` is on the path by pyproject.toml.
+python() {
+    if ! "$VENV/bin/python" -c 'import pytest' 2>/dev/null; then
+        skip "no pytest in the set-up venv (cross/setup.sh tests)"
+        return
+    fi
+    "$VENV/bin/python" -m pytest -q -p no:cacheprovider plugins/python
 }
 
 # Every fuzz target for 20 s.

@@ -9,7 +9,7 @@ mod bodies;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use bodies::{config, jpegs, mjpeg, nut, rules, seeds, trace};
+use bodies::{config, jpegs, mjpeg, nut, protocol, rules, seeds, trace};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -21,6 +21,8 @@ static RULES: Seeds = LazyLock::new(seeds::rules);
 static NUT: Seeds = LazyLock::new(seeds::nut);
 static JPEGS: Seeds = LazyLock::new(seeds::jpegs);
 static TRACE: Seeds = LazyLock::new(seeds::trace);
+static FROM_CHILD: Seeds = LazyLock::new(|| seeds::protocol("child"));
+static FROM_PARENT: Seeds = LazyLock::new(|| seeds::protocol("parent"));
 
 /// Pieces that meet in configs.
 const CONFIG_PIECES: &[&str] = &[
@@ -105,6 +107,24 @@ const RULES_PIECES: &[&str] = &[
     "timestamp(",
     "duration(",
     ".matches(",
+];
+
+const PROTOCOL_PIECES: &[&str] = &[
+    "null",
+    "1e999",
+    "-0.0",
+    "{",
+    "}",
+    "\"",
+    "[[",
+    "18446744073709551616",
+    "\u{0}",
+    "\u{7F}",
+    "ÿ",
+    ",",
+    "\"id\":",
+    "\"v\":2,",
+    "\"type\":\"ping\",",
 ];
 
 /// One change of a seed.
@@ -210,6 +230,16 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_message_of_a_worker_is_read_or_told(seed: Index, changes in changes()) {
+        protocol::from_child(&changed(&FROM_CHILD, seed, changes, PROTOCOL_PIECES));
+    }
+
+    #[test]
+    fn a_damaged_message_to_a_worker_is_read_or_told(seed: Index, changes in changes()) {
+        protocol::from_parent(&changed(&FROM_PARENT, seed, changes, PROTOCOL_PIECES));
+    }
+
+    #[test]
     fn a_damaged_mjpeg_file_gives_frames_in_order_and_ends(seed: Index, changes in changes()) {
         mjpeg::check(&changed(&JPEGS, seed, changes, &[]));
     }
@@ -220,8 +250,16 @@ proptest! {
 
     #[test]
     fn random_bytes_hurt_nobody(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let all: [Check; 6] =
-            [config::check, rules::check, nut::check, jpegs::check, mjpeg::check, trace::check];
+        let all: [Check; 8] = [
+            config::check,
+            rules::check,
+            nut::check,
+            jpegs::check,
+            mjpeg::check,
+            trace::check,
+            protocol::from_child,
+            protocol::from_parent,
+        ];
         for check in all {
             check(&bytes);
         }
@@ -290,6 +328,8 @@ fn seeds_for_the_fuzzer() {
         ("jpegs", seeds::jpegs()),
         ("mjpeg", seeds::jpegs()),
         ("trace", seeds::trace()),
+        ("from_child", seeds::protocol("child")),
+        ("from_parent", seeds::protocol("parent")),
     ] {
         let dir = Path::new(&dir).join(target);
         std::fs::create_dir_all(&dir).unwrap();
@@ -303,13 +343,15 @@ fn seeds_for_the_fuzzer() {
 #[test]
 fn seeds_are_valid() {
     // Most seeds of the config are the wrong ones of its tests; sequences of rules are refused.
-    let checks: [(&Seeds, Check, usize); 6] = [
+    let checks: [(&Seeds, Check, usize); 8] = [
         (&CONFIG, config::check, 2),
         (&RULES, rules::check, 18),
         (&NUT, nut::check, NUT.len()),
         (&JPEGS, jpegs::check, JPEGS.len()),
         (&JPEGS, mjpeg::check, JPEGS.len()),
         (&TRACE, trace::check, TRACE.len() - 1),
+        (&FROM_CHILD, protocol::from_child, FROM_CHILD.len()),
+        (&FROM_PARENT, protocol::from_parent, FROM_PARENT.len()),
     ];
     for (number, (seeds, check, least)) in checks.into_iter().enumerate() {
         let good = seeds.iter().filter(|seed| check(seed)).count();
@@ -328,7 +370,9 @@ fn seeds_are_valid() {
 
 #[test]
 fn what_broke_a_promise_once_does_not_again() {
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 8] = [
+        ("from_child", protocol::from_child),
+        ("from_parent", protocol::from_parent),
         ("trace", trace::check),
         ("config", config::check),
         ("rules", rules::check),

@@ -12,6 +12,7 @@ pub mod config;
 pub mod jpegs;
 pub mod mjpeg;
 pub mod nut;
+pub mod protocol;
 pub mod rules;
 pub mod seeds;
 pub mod trace;

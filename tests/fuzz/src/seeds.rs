@@ -183,6 +183,36 @@ pub fn trace() -> Vec<Vec<u8>> {
     LINES.map(|line| line.as_bytes().to_vec()).to_vec()
 }
 
+/// The golden messages of one side (`child` or `parent`), in both codecs.
+pub fn protocol(side: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|dir| dir.join("plugins/protocol/vectors/1"))
+        .find(|dir| dir.is_dir())
+        .expect("inside the repository");
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(side)
+        })
+        .collect();
+    files.sort();
+    let bytes = |path: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let text = text.trim_end();
+        if path.extension().is_some_and(|e| e == "json") {
+            return text.as_bytes().to_vec();
+        }
+        let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(digit).collect()
+    };
+    files.iter().map(bytes).collect()
+}
+
 fn ffmpeg(size: &str, args: &[&str]) -> Vec<u8> {
     let out = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i"])

@@ -1,0 +1,105 @@
+"""The golden vectors of protocol 1, read and written."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from visualpath_edge import protocol
+from visualpath_edge.protocol import ProtocolError, decode_from_child, decode_from_parent, encode
+
+VECTORS = Path(__file__).resolve().parents[2] / "protocol" / "vectors" / "1"
+INDEX = json.loads((VECTORS / "index.json").read_bytes())
+DECODE = {"child": decode_from_child, "parent": decode_from_parent}
+TABLE = {"child": protocol.FROM_CHILD, "parent": protocol.FROM_PARENT}
+
+
+def golden(vector):
+    data = (VECTORS / vector["json"]).read_bytes()
+    assert data.endswith(b"\n")
+    return data[:-1]
+
+
+@pytest.mark.parametrize("vector", INDEX["vectors"], ids=lambda v: v["name"])
+def test_a_golden_message_is_read_and_written_the_same(vector):
+    data = golden(vector)
+    envelope = DECODE[vector["from"]](data)
+    assert envelope.id == vector["id"]
+    assert type(envelope.message) is TABLE[vector["from"]][vector["type"]]
+    written = encode(envelope.message, envelope.id)
+    # The same JSON; a float's digits and the fields' order are each language's own.
+    assert json.loads(written) == json.loads(data)
+    assert DECODE[vector["from"]](written) == envelope
+
+
+@pytest.mark.parametrize("vector", INDEX["refused"], ids=lambda v: v["name"])
+def test_what_must_be_refused_is(vector):
+    with pytest.raises(ProtocolError) as told:
+        DECODE[vector["from"]](golden(vector))
+    assert told.value.kind == vector["error"] or (
+        # Which of the two sees a number that no float holds is each parser's own.
+        {told.value.kind, vector["error"]} <= {"envelope", "body"}
+    )
+    decode_from_parent(encode(told.value.answer(), told.value.id or 0))
+
+
+def test_every_type_has_a_vector():
+    for side, table in TABLE.items():
+        assert {v["type"] for v in INDEX["vectors"] if v["from"] == side} == set(table)
+
+
+def test_unknown_fields_are_passed_over_and_absent_ones_are_none():
+    envelope = decode_from_child(b'{"id":7,"new":[{}],"type":"error","v":1,"error":"e"}')
+    assert envelope == (7, protocol.ErrorReport(error="e"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, True, 10**400])
+def test_a_signal_that_is_no_finite_number_is_never_written(value):
+    observation = protocol.Observation(
+        extractor="a", frame_id=1, signals={"score": value}, data={}, metadata={}
+    )
+    message = protocol.Observations(items=[observation], timing=protocol.Timing(0, 0))
+    with pytest.raises(ProtocolError, match=r"items: \[0\]: signals: score"):
+        encode(message, 1)
+
+
+@pytest.mark.parametrize("data", [{"a": float("nan")}, {1: 2}, {"a": {1}}, {"a": 2**64}, {"a": "\ud800"}])
+def test_data_that_is_not_json_is_never_written(data):
+    with pytest.raises(ProtocolError):
+        encode(protocol.TraceRecord(record=data), 0)
+
+
+def test_bounds_hold_both_ways():
+    with pytest.raises(ProtocolError, match="bytes"):
+        encode(protocol.Pong(extractor="é" * 129), 1)
+    with pytest.raises(ProtocolError) as told:
+        decode_from_child(b" " * (protocol.MAX_MESSAGE_BYTES + 1))
+    assert told.value.kind == "too_long"
+    with pytest.raises(ProtocolError) as told:
+        decode_from_child(b'{"v":1,"type":"trace","record":{"a":' + b"[" * 100_000)
+    assert told.value.kind == "complex"
+    with pytest.raises(ProtocolError) as told:
+        decode_from_child(b'{"v":1,"type":"trace","record":{"a":[' + b"0," * 70_000 + b"0]}}")
+    assert told.value.kind == "complex"
+
+
+def test_damaged_messages_are_told():
+    rng = random.Random(1)
+    seeds = [golden(v) for v in INDEX["vectors"]]
+    for _ in range(4000):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randrange(3)] = rng.choice(
+                [b"", b"\xff", b"null", b"-1", b"1e999", b"{", b"[", b'"', b"true", b"99999999999999999999"]
+            )
+            if not data:
+                break
+        for decode in DECODE.values():
+            try:
+                envelope = decode(bytes(data))
+            except ProtocolError as error:
+                assert 0 < len(str(error)) < 1000
+            else:
+                assert decode(encode(envelope.message, envelope.id)) == envelope
