@@ -368,8 +368,9 @@ impl Ready {
     pub fn after(mut self, before: &Line) -> Self {
         let start = before.next_start();
         self.capture.source.begin(start);
-        let next = &self.capture.stats.next_frame_id;
-        next.store(start.frame_id, Ordering::Relaxed);
+        let stats = &self.capture.stats;
+        stats.next_frame_id.store(start.frame_id, Ordering::Relaxed);
+        stats.last_t_ns.store(start.t_ns, Ordering::Relaxed);
         self.continues = true;
         self
     }

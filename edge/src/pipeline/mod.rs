@@ -405,7 +405,7 @@ impl Running {
             }
             while let Some(i) = self.lines.iter().position(line::Line::is_over) {
                 let line = self.lines.remove(i);
-                self.finish(vec![line]);
+                self.finish(line);
             }
             if let Ok(request) = requests.recv_timeout(LOOK) {
                 self.answer(request);
@@ -418,37 +418,24 @@ impl Running {
         for line in &self.lines {
             line.stop.stop();
         }
-        let lines = std::mem::take(&mut self.lines);
-        self.finish(lines);
-    }
-
-    /// Lines that have ended or have been told to.
-    fn finish(&mut self, mut lines: Vec<line::Line>) {
-        Self::join_lines(&mut self.stopping, &self.maker, &mut lines);
+        let mut lines = std::mem::take(&mut self.lines);
+        // All of the stop has one deadline, this part of it and what follows.
+        join_lines(&mut self.stopping, &self.maker, &mut lines);
         for line in lines {
             self.part_with(line);
         }
     }
 
-    /// Source, path, workers, clips, in this order. One that does not end is left behind.
-    fn join_lines(stopping: &mut Stopping, maker: &LineMaker, lines: &mut [line::Line]) {
-        let Some(first) = lines.first() else {
-            return;
-        };
-        // Lines that were told to stop, or ended by themselves, have their own time for it.
-        let mut own = Stopping::new(first.stop.clone());
-        for line in lines.iter_mut() {
-            line.join_capture(&mut own);
-        }
-        for line in lines.iter_mut() {
-            line.join_path(&mut own);
-        }
-        // Every trigger has asked for its clip before the clips are told that nothing follows.
-        maker.events.flush(own.left());
-        for line in lines {
-            line.finish_clips(&mut own);
-        }
+    /// One line that has ended, or was told to, while the others go on: it has time of its own.
+    fn join_line(stopping: &mut Stopping, maker: &LineMaker, line: &mut line::Line) {
+        let mut own = Stopping::new(line.stop.clone());
+        join_lines(&mut own, maker, std::slice::from_mut(line));
         stopping.absorb(own);
+    }
+
+    fn finish(&mut self, mut line: line::Line) {
+        Self::join_line(&mut self.stopping, &self.maker, &mut line);
+        self.part_with(line);
     }
 
     /// A line whose threads have ended, or were left behind.
@@ -473,6 +460,24 @@ impl Running {
         let problem = problem("source_lost", source.as_str(), &error.to_string(), advice);
         self.maker.events.problem(problem);
         self.error.get_or_insert(error);
+    }
+}
+
+/// Source, path, workers, clips, in this order. One that does not end is left behind.
+fn join_lines(stopping: &mut Stopping, maker: &LineMaker, lines: &mut [line::Line]) {
+    if lines.is_empty() {
+        return;
+    }
+    for line in lines.iter_mut() {
+        line.join_capture(stopping);
+    }
+    for line in lines.iter_mut() {
+        line.join_path(stopping);
+    }
+    // Every trigger has asked for its clip before the clips are told that nothing follows.
+    maker.events.flush(stopping.left());
+    for line in lines {
+        line.finish_clips(stopping);
     }
 }
 

@@ -227,7 +227,7 @@ impl Running {
                 self.forget(&line.shared.source, extractor);
             }
             line.stop.stop();
-            self.finish(vec![line]);
+            self.finish(line);
         }
         self.lost.retain(|l| kept.contains(&l.shared.source));
         self.config = new;
@@ -312,7 +312,7 @@ impl Running {
                 // knows where to go on. Indices of later steps hold.
                 let old = &mut self.lines[index];
                 old.stop.stop();
-                Self::join_lines(&mut self.stopping, &self.maker, std::slice::from_mut(old));
+                Self::join_line(&mut self.stopping, &self.maker, old);
                 let announce = (ready.source().clone(), names(&ready));
                 let line = ready.after(old).go(&self.maker)?;
                 let old = std::mem::replace(&mut self.lines[index], line);

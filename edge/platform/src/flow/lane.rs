@@ -165,7 +165,8 @@ pub(super) struct Lane {
     pub hang_ns: i64,
     pub stale_ns: i64,
     /// Frames that wait for the lanes this one depends on or whose answers its gate reads.
-    pub waiting: Dependencies<Frame>,
+    /// Each with the time it was dequeued.
+    pub waiting: Dependencies<(Frame, i64)>,
     pub gate: Option<LaneGate>,
     /// Lanes that wait for this one, as bits.
     pub dependents: u64,

@@ -370,18 +370,18 @@ impl<S: PathSink> Flow<S> {
             let i = self.waiting[k];
             let lane = &mut self.lanes[i];
             let holder = lane.holder(frame);
-            lane.waiting
-                .push(meta.frame_id, meta.t_ns, frame.lease(holder));
+            let waiting = (frame.lease(holder), self.dequeued_ns);
+            lane.waiting.push(meta.frame_id, meta.t_ns, waiting);
             self.aligner.undecided(meta.frame_id, i);
         }
         for k in 0..self.roots.len() {
-            self.decide(self.roots[k], frame, Deps::new());
+            self.decide(self.roots[k], frame, self.dequeued_ns, Deps::new());
         }
         self.aligner.offered(meta.frame_id);
     }
 
     /// Offers a frame to a lane everybody before which has been asked.
-    fn decide(&mut self, i: usize, frame: &Frame, deps: Deps) {
+    fn decide(&mut self, i: usize, frame: &Frame, dequeued_ns: i64, deps: Deps) {
         let meta = *frame.meta();
         if !self.gate_open(i, meta.frame_id, meta.t_ns) {
             return self.skip(i, meta.frame_id, Skip::Gate);
@@ -405,7 +405,7 @@ impl<S: PathSink> Flow<S> {
             frame: frame.lease(holder),
             deps,
             reset: false,
-            dequeued_ns: self.dequeued_ns,
+            dequeued_ns,
         };
         let admitted = lane.limiter.admit(job, &mut self.dropped);
         let mut dropped = std::mem::take(&mut self.dropped);
@@ -455,7 +455,9 @@ impl<S: PathSink> Flow<S> {
             self.lanes[d].waiting.resolve(frame_id, by, how);
             while let Some(decided) = self.lanes[d].waiting.decided() {
                 match decided.verdict {
-                    Verdict::Offer(frame, deps) => self.decide(d, &frame, deps),
+                    Verdict::Offer((frame, dequeued_ns), deps) => {
+                        self.decide(d, &frame, dequeued_ns, deps);
+                    }
                     Verdict::Skip => self.skip(d, decided.frame_id, Skip::Dependency),
                     Verdict::Drop => self.drop_dependent(d, decided.frame_id, decided.t_ns),
                 }
