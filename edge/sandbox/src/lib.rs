@@ -1,0 +1,1 @@
+//! What a worker process is put into before it runs.
