@@ -19,6 +19,7 @@ pub mod clock;
 pub mod extractor;
 pub mod frame;
 pub mod fusion;
+pub mod guard;
 pub mod name;
 pub mod observation;
 pub mod rate;
@@ -36,8 +37,11 @@ pub use fusion::{
     Aligned, AlignedEntry, EndReason, ExtractorSignals, Fusion, FusionContext, FusionInput,
     FusionPlugin, FusionResult, Phase, Trigger, TriggerKind,
 };
+pub use guard::{ExtractorFactory, Guarded, Trouble, panic_text};
 pub use name::{Name, NameError, nearest};
-pub use observation::{Data, DropReason, Held, Object, Observation, Outcome, Signals, class_slug};
+pub use observation::{
+    Data, DropReason, Held, NotFinite, Object, Observation, Outcome, Signals, class_slug,
+};
 pub use rate::RateGate;
 pub use stop::StopFlag;
 pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};

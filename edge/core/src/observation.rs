@@ -165,6 +165,34 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// Whether every signal and every number of an object is finite.
+    ///
+    /// # Errors
+    /// Names the first that is not; the whole answer for that frame counts as failed.
+    pub fn check_finite(&self) -> Result<(), NotFinite> {
+        for (name, value) in self.signals.iter() {
+            if !value.is_finite() {
+                return Err(NotFinite {
+                    signal: name.to_string(),
+                    value,
+                });
+            }
+        }
+        for object in &self.data.objects {
+            let numbers = [&object.score, &object.area].into_iter();
+            let mut numbers = numbers
+                .chain(&object.bbox)
+                .chain(object.keypoints.as_flattened());
+            if let Some(value) = numbers.find(|v| !v.is_finite()) {
+                return Err(NotFinite {
+                    signal: "data.objects".to_owned(),
+                    value: *value,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// An observation of `frame_id` at `t_ns` without signals. The platform overwrites `extractor`
     /// with the name in the config, so a plugin may give any.
     pub fn new(extractor: Name, frame_id: u64, t_ns: i64) -> Self {
@@ -179,6 +207,16 @@ impl Observation {
             timing_ns: 0,
         }
     }
+}
+
+/// A signal that is no number; the whole answer for that frame counts as failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("signal `{signal}` is {value}: signals must be finite")]
+pub struct NotFinite {
+    /// Its name.
+    pub signal: String,
+    /// What it was.
+    pub value: f64,
 }
 
 /// Why an admitted frame was dropped.

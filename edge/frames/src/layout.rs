@@ -44,6 +44,11 @@ pub struct ViewId {
 }
 
 impl ViewId {
+    /// Which of the pool's views; `None` is the native picture.
+    pub fn index(self) -> Option<u32> {
+        self.index.map(u32::from)
+    }
+
     /// Whether the view is the frame itself, so that nothing is ever made.
     pub fn is_native(self) -> bool {
         self.index.is_none()

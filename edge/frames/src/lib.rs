@@ -27,6 +27,7 @@ mod layout;
 mod lease;
 mod memory;
 mod pool;
+mod share;
 mod sync;
 mod view;
 
@@ -36,6 +37,7 @@ pub use holder::{Holder, MAX_HOLDERS};
 pub use layout::{
     MAX_POOL_BYTES, MAX_SIDE, MAX_SLOTS, MAX_VIEWS, PoolLayout, PoolSpec, ViewId, ViewPlace,
 };
-pub use memory::MemfdError;
+pub use memory::{MemfdError, PoolReader};
 pub use pool::{FramePool, PoolError, PoolStats};
+pub use share::{PoolSocket, ShareError};
 pub use view::{ViewError, ViewMaker};

@@ -12,8 +12,10 @@
     allow(clippy::cast_possible_truncation, reason = "small numbers in tests")
 )]
 pub mod aligner;
+pub mod bell;
 pub mod depends;
 pub mod flow;
+pub mod isolation;
 pub mod limiter;
 pub mod mapper;
 pub mod observe;
@@ -24,10 +26,11 @@ pub mod trace;
 pub mod worker;
 
 pub use aligner::{MAX_EXTRACTORS, PathSpec};
+pub use bell::{Bell, BellSender};
 pub use depends::MAX_DEPENDS;
 pub use flow::{
     Captured, Flow, FlowChange, FlowError, FlowPath, FlowSpec, FlowStats, LaneGate, LaneSpec,
-    LaneStats, Lateness, PathSink, Skip, Times,
+    LaneStats, LaneWorker, Lateness, PathSink, Skip, Times,
 };
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 pub use mapper::{CompositeMapper, JsonMapper, MapError, ObservationMapper};
@@ -37,4 +40,5 @@ pub use steps::{
     Path, PathOrchestrator, PendingResult, StepError, Worker, WorkerLauncher, WorkerResult,
     WorkerSpec,
 };
-pub use worker::{ExtractorFactory, Isolation, Job, Runner};
+pub use visualpath_core::ExtractorFactory;
+pub use worker::{Isolation, Job, Leaving, Runner};

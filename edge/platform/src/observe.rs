@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use visualpath_core::{FrameMeta, Held, Name, Observation, Signals, Zone, class_slug};
+use visualpath_core::{FrameMeta, Held, Name, NotFinite, Observation, Signals, Zone, class_slug};
 
 /// Finishes the observations of one extractor of one source.
 #[derive(Debug)]
@@ -15,16 +15,6 @@ pub struct Merger {
     /// Per counting signal met so far: its name and `<signal>@<zone>` per zone, so that a frame
     /// formats no names.
     zone_names: Vec<(Arc<str>, Vec<Arc<str>>)>,
-}
-
-/// A signal that is no number; the whole answer for that frame counts as failed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("signal `{signal}` is {value}: signals must be finite")]
-pub struct NotFinite {
-    /// Its name.
-    pub signal: String,
-    /// What it was.
-    pub value: f64,
 }
 
 /// Plugins choose signal names; this many distinct counting signals are remembered per extractor.
@@ -56,13 +46,8 @@ impl Merger {
             o.frame_id = meta.frame_id;
             o.t_ns = meta.t_ns;
             o.timing_ns = timing_ns;
+            o.check_finite()?;
             for (name, value) in o.signals.iter() {
-                if !value.is_finite() {
-                    return Err(NotFinite {
-                        signal: name.to_string(),
-                        value,
-                    });
-                }
                 signals.raise(Arc::clone(name), value);
             }
             if let Some(c) = o.confidence.filter(|c| c.is_finite()) {
@@ -70,16 +55,6 @@ impl Merger {
             }
             objects += o.data.objects.len();
             for object in &mut o.data.objects {
-                let mut numbers = [object.score, object.area]
-                    .into_iter()
-                    .chain(object.bbox)
-                    .chain(object.keypoints.iter().flatten().copied());
-                if numbers.any(|v| !v.is_finite()) {
-                    return Err(NotFinite {
-                        signal: "data.objects".into(),
-                        value: f64::NAN,
-                    });
-                }
                 confidence = confidence.max(object.score);
                 object.zones.clear();
                 object.zones.extend(

@@ -11,9 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use visualpath_core::{
     ExtractorPlugin, Fusion, FusionResult, Held, Name, Observation, Outcome, PluginContext,
     PluginError, ViewSpec,
@@ -21,7 +21,11 @@ use visualpath_core::{
 use visualpath_frames::Frame;
 
 use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
+use crate::bell::{Bell, BellSender};
 use crate::depends::{Deps, MAX_DEPENDS};
+use crate::isolation::{
+    ChildEvent, ChildSpec, ChildWorker, Launcher, LauncherError, NotRunning, Pixels, Program,
+};
 use crate::observe::Merger;
 use crate::worker::{Isolation, Job, Reply, Runner, SpawnError, ThreadWorker, Ticket};
 
@@ -29,11 +33,25 @@ use crate::worker::{Isolation, Job, Reply, Runner, SpawnError, ThreadWorker, Tic
 pub struct WorkerSpec {
     plugin: Arc<dyn ExtractorPlugin>,
     context: PluginContext,
+    program: Option<Program>,
+}
+
+impl WorkerSpec {
+    /// Started by this program where it is isolated in a process.
+    #[must_use]
+    pub fn with_program(mut self, program: Program) -> Self {
+        self.program = Some(program);
+        self
+    }
 }
 
 impl From<(Arc<dyn ExtractorPlugin>, PluginContext)> for WorkerSpec {
     fn from((plugin, context): (Arc<dyn ExtractorPlugin>, PluginContext)) -> Self {
-        Self { plugin, context }
+        Self {
+            plugin,
+            context,
+            program: None,
+        }
     }
 }
 
@@ -47,6 +65,28 @@ pub enum StepError {
         extractor: Name,
         /// Why.
         error: PluginError,
+    },
+    /// No program to start it with.
+    #[error("extractor `{extractor}`: to run it in a process, say which program starts it (WorkerSpec::with_program)")]
+    NoProgram {
+        /// Which.
+        extractor: Name,
+    },
+    /// It did not come up.
+    #[error("extractor `{extractor}`: {error}")]
+    NotRunning {
+        /// Which.
+        extractor: Name,
+        /// Why.
+        error: NotRunning,
+    },
+    /// No bell for its owner, or no thread that starts processes.
+    #[error("extractor `{extractor}`: {error}")]
+    NoLauncher {
+        /// Which.
+        extractor: Name,
+        /// Why.
+        error: Arc<LauncherError>,
     },
     /// No thread.
     #[error(transparent)]
@@ -81,7 +121,11 @@ impl WorkerLauncher {
         extractor: impl Into<WorkerSpec>,
         isolation: Isolation,
     ) -> Result<Worker, StepError> {
-        let WorkerSpec { plugin, context } = extractor.into();
+        let WorkerSpec {
+            plugin,
+            context,
+            program,
+        } = extractor.into();
         let name = context.name.clone();
         let failed = |error| StepError::Plugin {
             extractor: name.clone(),
@@ -89,14 +133,28 @@ impl WorkerLauncher {
         };
         let view = plugin.input(&context).map_err(failed)?;
         let merger = Merger::new(name.clone(), context.zones.clone());
-        let factory = Box::new(move || plugin.create(&context));
-        let runner = Runner::new(name.clone(), view, merger, factory).map_err(failed)?;
-        let (reply_to, replies) = bounded(1);
+        let bell = Bell::new().map_err(|e| StepError::NoLauncher {
+            extractor: name.clone(),
+            error: Arc::new(e.into()),
+        })?;
+        let (reply_to, replies) = bell.channel(1);
         let place = match isolation {
-            Isolation::Inline => Place::Inline(Box::new(runner), reply_to),
-            Isolation::Thread => {
-                let ticket = Ticket { lane: 0, serial: 0 };
-                Place::Thread(ThreadWorker::start(runner, ticket, reply_to)?)
+            Isolation::Inline | Isolation::Thread => {
+                let factory = Box::new(move || plugin.create(&context));
+                let runner = Runner::new(name.clone(), view, merger, factory).map_err(failed)?;
+                if isolation == Isolation::Inline {
+                    Place::Inline(Box::new(runner), reply_to)
+                } else {
+                    let ticket = Ticket { lane: 0, serial: 0 };
+                    Place::Thread(ThreadWorker::start(runner, ticket, reply_to)?)
+                }
+            }
+            Isolation::Process | Isolation::Venv => {
+                let Some(program) = program else {
+                    return Err(StepError::NoProgram { extractor: name });
+                };
+                let spec = ChildSpec::new(context, program);
+                Place::Child(Box::new(child(spec, view, merger, &bell)?), bell)
             }
         };
         Ok(Worker {
@@ -109,9 +167,34 @@ impl WorkerLauncher {
     }
 }
 
+/// Starts a child and waits until it is up.
+fn child(
+    spec: ChildSpec,
+    view: ViewSpec,
+    merger: Merger,
+    bell: &Bell,
+) -> Result<ChildWorker, StepError> {
+    let extractor = spec.name.clone();
+    let launcher = Launcher::global().map_err(|error| StepError::NoLauncher {
+        extractor: extractor.clone(),
+        error,
+    })?;
+    let mut child = ChildWorker::start(launcher, spec, view, Pixels::Slot, merger, bell);
+    loop {
+        match child.wait(bell, None) {
+            Some(ChildEvent::Up(_)) => return Ok(child),
+            Some(ChildEvent::Down(error) | ChildEvent::Hold(error)) => {
+                return Err(StepError::NotRunning { extractor, error });
+            }
+            _ => {}
+        }
+    }
+}
+
 enum Place {
-    Inline(Box<Runner>, Sender<(Ticket, Reply)>),
+    Inline(Box<Runner>, BellSender<(Ticket, Reply)>),
     Thread(ThreadWorker),
+    Child(Box<ChildWorker>, Bell),
 }
 
 /// One running extractor.
@@ -190,6 +273,11 @@ impl Worker {
                 reply_to.try_send((ticket, reply)).is_ok()
             }
             Place::Thread(thread) => thread.dispatch(job),
+            // The answer may also be that it is not there.
+            Place::Child(child, _) => {
+                child.dispatch(job);
+                true
+            }
         };
         if !taken {
             return Err(gone(&self.name));
@@ -200,6 +288,20 @@ impl Worker {
 
     /// `None` if it does not come within `limit`.
     fn answer(&mut self, limit: Option<Duration>) -> Option<WorkerResult> {
+        if let Place::Child(child, bell) = &mut self.place {
+            let until = limit.map(|l| Instant::now() + l);
+            loop {
+                let left = until.map(|u| u.saturating_duration_since(Instant::now()));
+                match child.wait(bell, left)? {
+                    ChildEvent::Reply(reply) => {
+                        self.waiting = false;
+                        return Some(result(reply));
+                    }
+                    // Its own log says so; the next frame is answered accordingly.
+                    ChildEvent::Up(_) | ChildEvent::Down(_) | ChildEvent::Hold(_) | ChildEvent::Trace(_) => {}
+                }
+            }
+        }
         let reply = match limit {
             Some(limit) => self.replies.recv_timeout(limit).ok()?,
             None => match self.replies.recv() {

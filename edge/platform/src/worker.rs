@@ -4,26 +4,32 @@
 //! merging); inline it is called on the path thread, [`ThreadWorker`] gives it a thread of its own.
 //! Later levels put the same `Runner` at the other end of a socket.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use visualpath_core::{Extractor, Name, Outcome, PluginError, ViewSpec};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use visualpath_core::{
+    ExtractorFactory, Guarded, Name, Observation, Outcome, PluginError, Trouble, ViewSpec, panic_text,
+};
 use visualpath_frames::Frame;
 
+use crate::bell::BellSender;
 use crate::depends::Deps;
 use crate::observe::Merger;
 
 /// Where an extractor runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isolation {
     /// On the path thread: for cheap work; can't be timed out.
     Inline,
     /// On a thread of its own.
     Thread,
+    /// In a process of its own.
+    Process,
+    /// In a process of its own, a Python one with packages of its own.
+    Venv,
 }
 
 impl Isolation {
@@ -32,6 +38,8 @@ impl Isolation {
         match self {
             Self::Inline => "inline",
             Self::Thread => "thread",
+            Self::Process => "process",
+            Self::Venv => "venv",
         }
     }
 }
@@ -61,25 +69,14 @@ impl Job {
     }
 }
 
-/// Makes the extractor: at start, and again after a panic.
-pub type ExtractorFactory = Box<dyn FnMut() -> Result<Box<dyn Extractor>, PluginError> + Send>;
-
-/// Panics within [`PANIC_WINDOW_NS`] after which a worker is put on Hold.
-const PANICS_TO_HOLD: usize = 5;
-/// Source time, so that a run on a file holds (or not) on every machine alike.
-const PANIC_WINDOW_NS: i64 = 60_000_000_000;
-
 /// An extractor behind its panic boundary.
 pub struct Runner {
     name: Name,
-    factory: ExtractorFactory,
-    extractor: Option<Box<dyn Extractor>>,
+    extractor: Guarded,
     view: ViewSpec,
     merger: Merger,
     /// For views that a pool has no place for.
     scratch: Vec<u8>,
-    panics: Vec<i64>,
-    held: Option<Arc<str>>,
     epoch: Option<u32>,
 }
 
@@ -89,18 +86,14 @@ impl Runner {
         name: Name,
         view: ViewSpec,
         merger: Merger,
-        mut factory: ExtractorFactory,
+        factory: ExtractorFactory,
     ) -> Result<Self, PluginError> {
-        let extractor = Some(factory()?);
         Ok(Self {
             name,
-            factory,
-            extractor,
+            extractor: Guarded::new(factory)?,
             view,
             merger,
             scratch: Vec::new(),
-            panics: Vec::new(),
-            held: None,
             epoch: None,
         })
     }
@@ -112,15 +105,12 @@ impl Runner {
 
     /// The models it uses.
     pub fn models(&self) -> Vec<visualpath_core::ModelUse> {
-        self.extractor
-            .as_ref()
-            .map(|e| e.models())
-            .unwrap_or_default()
+        self.extractor.models()
     }
 
     /// Why it is on Hold, if it is.
-    pub fn held(&self) -> Option<&Arc<str>> {
-        self.held.as_ref()
+    pub fn held(&self) -> Option<&str> {
+        self.extractor.held()
     }
 
     /// Lets the extractor look at `frame` a few times before the first real one, so that lazy
@@ -141,11 +131,8 @@ impl Runner {
                 slowest_ns = slowest_ns.max(reply.took_ns);
             }
         }
-        if let Some(extractor) = &mut self.extractor
-            && catch_unwind(AssertUnwindSafe(|| extractor.reset())).is_err()
-        {
-            return Err("panicked in reset()".into());
-        }
+        let reset = self.extractor.reset(frame.meta().t_ns);
+        reset.map_err(|trouble| Arc::from(format!("in reset(): {trouble}")))?;
         self.epoch = None;
         Ok(slowest_ns)
     }
@@ -154,106 +141,67 @@ impl Runner {
     pub fn run(&mut self, job: &Job) -> Reply {
         let meta = *job.frame.meta();
         let started = Instant::now();
-        let outcome = self.outcome(job, started);
+        let was_held = self.held().is_some();
+        // Making a view is not the extractor's work, but nor may it end this thread.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.look(job, started)));
+        let outcome = outcome.unwrap_or_else(|payload| {
+            Outcome::Failed(format!("view: panicked: {}", panic_text(payload.as_ref())).into())
+        });
+        let held = self.extractor.held().map(Arc::from);
+        if let Some(why) = held.as_deref().filter(|_| !was_held) {
+            tracing::error!(extractor = %self.name, why, "extractor on Hold; the pipeline goes on without it");
+        }
         Reply {
             frame_id: meta.frame_id,
             outcome,
             took_ns: elapsed_ns(started),
-            held: self.held.clone(),
+            held,
         }
     }
 
-    fn outcome(&mut self, job: &Job, started: Instant) -> Outcome {
-        match catch_unwind(AssertUnwindSafe(|| self.look(job, started))) {
-            Ok(outcome) => outcome,
-            Err(payload) => self.panicked(payload.as_ref(), job.frame.meta().t_ns),
-        }
-    }
-
-    /// View, extractor and merging; may panic.
+    /// View, extractor and merging.
     fn look(&mut self, job: &Job, started: Instant) -> Outcome {
         let frame = &job.frame;
-        if let Some(why) = &self.held {
-            return Outcome::Failed(Arc::clone(why));
-        }
         let meta = *frame.meta();
         let view = match frame.pool().view_id(&self.view).map(|id| frame.view(id)) {
-            Some(Ok(view)) => view,
-            Some(Err(e)) => return Outcome::Failed(format!("view: {e}").into()),
+            Some(view) => view,
             // The pool is older than this extractor; the next one will have its view.
-            None => match frame.view_in(&self.view, &mut self.scratch) {
-                Ok(view) => view,
-                Err(e) => return Outcome::Failed(format!("view: {e}").into()),
-            },
+            None => frame.view_in(&self.view, &mut self.scratch),
         };
-        let Some(extractor) = &mut self.extractor else {
-            return Outcome::Failed("the extractor could not be made again after a panic".into());
+        let view = match view {
+            Ok(view) => view,
+            Err(e) => return Outcome::Failed(format!("view: {e}").into()),
         };
         let epoch = self.epoch.replace(meta.epoch);
-        if job.reset || epoch.is_some_and(|old| old != meta.epoch) {
-            extractor.reset();
-        }
-        let joined;
-        let deps = match job.deps.as_slice() {
-            [] => &[],
-            // The usual case copies nothing.
-            [one] => one.observations.as_slice(),
-            several => {
-                joined = several
-                    .iter()
-                    .flat_map(|held| held.observations.iter().cloned())
-                    .collect::<Vec<_>>();
-                joined.as_slice()
-            }
-        };
-        match extractor.extract(&view, deps) {
+        let reset = job.reset || epoch.is_some_and(|old| old != meta.epoch);
+        let observations = with_deps(&job.deps, |deps| {
+            self.extractor.extract(&view, deps, reset)
+        });
+        match observations {
             Ok(observations) => match self.merger.merge(&meta, observations, elapsed_ns(started)) {
                 Ok(held) => Outcome::Observed(Arc::new(held)),
                 Err(e) => Outcome::Failed(e.to_string().into()),
             },
-            Err(e) => Outcome::Failed(e.0.into()),
-        }
-    }
-
-    /// The extractor's state can't be trusted after a panic: it is made again.
-    fn panicked(&mut self, payload: &(dyn Any + Send), t_ns: i64) -> Outcome {
-        let text = panic_text(payload);
-        tracing::error!(extractor = %self.name, panic = text, "extractor panicked; making it again");
-        // Dropping it may panic as well.
-        let old = self.extractor.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
-            tracing::error!(extractor = %self.name, "extractor panicked again while being dropped");
-        }
-        self.panics
-            .retain(|t| t_ns.saturating_sub(*t) < PANIC_WINDOW_NS);
-        self.panics.push(t_ns);
-        if self.panics.len() >= PANICS_TO_HOLD {
-            self.hold(format!("{PANICS_TO_HOLD} panics in 60 s, the last: {text}"));
-        } else {
-            match catch_unwind(AssertUnwindSafe(|| (self.factory)())) {
-                Ok(Ok(extractor)) => self.extractor = Some(extractor),
-                Ok(Err(e)) => self.hold(format!("could not be made again after a panic: {e}")),
-                Err(p) => self.hold(format!(
-                    "panicked while being made again: {}",
-                    panic_text(p.as_ref())
-                )),
+            Err(trouble) => {
+                if let Trouble::Panicked(text) = &trouble {
+                    tracing::error!(extractor = %self.name, panic = text, "extractor panicked; making it again");
+                }
+                Outcome::Failed(trouble.to_string().into())
             }
         }
-        Outcome::Failed(format!("panicked: {text}").into())
-    }
-
-    fn hold(&mut self, why: String) {
-        tracing::error!(extractor = %self.name, why, "extractor on Hold; the pipeline goes on without it");
-        self.held = Some(why.into());
     }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)")
+/// What a frame's dependencies observed, as one list. The usual cases copy nothing.
+fn with_deps<R>(deps: &Deps, then: impl FnOnce(&[Observation]) -> R) -> R {
+    match deps.as_slice() {
+        [] => then(&[]),
+        [one] => then(&one.observations),
+        several => {
+            let all = several.iter().flat_map(|held| held.observations.iter());
+            then(&all.cloned().collect::<Vec<_>>())
+        }
+    }
 }
 
 fn elapsed_ns(since: Instant) -> i64 {
@@ -303,7 +251,7 @@ impl ThreadWorker {
     pub fn start(
         mut runner: Runner,
         ticket: Ticket,
-        replies: Sender<(Ticket, Reply)>,
+        replies: BellSender<(Ticket, Reply)>,
     ) -> Result<Self, SpawnError> {
         let name = runner.name().clone();
         // At most one frame is in flight, so one place is enough and sending never blocks.
@@ -341,5 +289,32 @@ impl ThreadWorker {
     /// Closes the inbox and gives the thread's handle, to be joined with a deadline.
     pub fn close(mut self) -> Option<JoinHandle<()>> {
         self.thread.take()
+    }
+}
+
+/// A worker that has been told to end.
+pub enum Leaving {
+    /// Its thread ends after the frame it is at.
+    Thread(JoinHandle<()>),
+    /// Its process is told to end, then killed; the channel closes once it is reaped.
+    Child(Receiver<()>),
+}
+
+impl Leaving {
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        match self {
+            Self::Thread(thread) => thread.is_finished(),
+            Self::Child(gone) => gone.try_recv() == Err(TryRecvError::Disconnected),
+        }
+    }
+
+    /// Waits for its end. False if it panicked.
+    pub fn join(self) -> bool {
+        match self {
+            Self::Thread(thread) => thread.join().is_ok(),
+            // Nothing is ever sent.
+            Self::Child(gone) => gone.recv().is_err(),
+        }
     }
 }

@@ -31,7 +31,7 @@ pub struct MemfdError {
     errno: Errno,
 }
 
-fn step(step: &'static str) -> impl FnOnce(Errno) -> MemfdError {
+pub(super) fn step(step: &'static str) -> impl FnOnce(Errno) -> MemfdError {
     move |errno| MemfdError { step, errno }
 }
 

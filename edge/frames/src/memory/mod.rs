@@ -14,14 +14,18 @@
 
 mod heap;
 mod memfd;
+mod reader;
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use heap::Heap;
 pub(crate) use memfd::Memfd;
 pub use memfd::MemfdError;
+use memfd::step;
+pub use reader::PoolReader;
 
 use crate::header::SlotHeader;
 use crate::lease::{Lease, Making, Ready, Writing};
@@ -142,4 +146,26 @@ impl<'a> Ready<'a, PoolParts> {
             )
         }
     }
+}
+
+/// The descriptor by which a worker's parent passes pools to it.
+const INHERITED: i32 = 3;
+
+/// Takes descriptor 3, if it is a socket of the kind a worker is started with; once per process.
+pub(crate) fn inherited_socket() -> Option<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    // SAFETY: only asked what it is; if it is not open, that is the answer.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(INHERITED) };
+    let is_ours = rustix::net::sockopt::socket_type(descriptor) == Ok(rustix::net::SocketType::SEQPACKET)
+        && rustix::net::sockopt::socket_domain(descriptor) == Ok(rustix::net::AddressFamily::UNIX);
+    if !is_ours || TAKEN.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    // Not for whatever this process starts. The flag is a promise, not a need.
+    if rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC).is_err() {
+        return None;
+    }
+    // SAFETY: open, of the kind that a worker inherits at this number, and taken only once: nobody
+    // else in this process owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(INHERITED) })
 }

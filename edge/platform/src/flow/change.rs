@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use visualpath_core::{DropReason, Fusion, FusionInput, FusionResult, Name, Outcome};
 
 use super::lane::{Lane, LaneRest, Worker};
-use super::{Flow, FlowChange, FlowStats, LaneSpec, PathSink};
+use super::{Flow, FlowChange, FlowStats, LaneSpec, LaneWorker, PathSink};
 use crate::aligner::MAX_EXTRACTORS;
 use crate::depends::Resolved;
-use crate::worker::{Isolation, SpawnError, ThreadWorker, Ticket};
+use crate::worker::{SpawnError, ThreadWorker, Ticket};
 
 impl<S: PathSink> Flow<S> {
     /// Another set of lanes and paths, from the next frame on.
@@ -45,7 +45,7 @@ impl<S: PathSink> Flow<S> {
             self.retire(index);
         }
         let Some(spec) = spec else { return };
-        let name = spec.runner.name().clone();
+        let name = spec.worker.name().clone();
         self.trace.worker(&name, "running", "the config changed");
         match self.lane(index, spec) {
             Err(e) => {
@@ -78,29 +78,28 @@ impl<S: PathSink> Flow<S> {
             self.resolve(i, frame_id, Resolved::Skipped);
         }
         let lane = &mut self.lanes[i];
-        if let Worker::Thread(thread) = std::mem::replace(&mut lane.worker, Worker::Gone)
-            && let Some(handle) = thread.close()
-        {
-            self.retired.retain(|(_, h)| !h.is_finished());
-            self.retired.push((lane.name.clone(), handle));
+        if let Some(leaving) = lane.leave() {
+            self.retired.retain(|(_, l)| !l.is_finished());
+            self.retired.push((lane.name.clone(), leaving));
         }
     }
 
     pub(super) fn lane(&mut self, index: usize, spec: LaneSpec) -> Result<Lane, SpawnError> {
         self.serial += 1;
-        let name = spec.runner.name().clone();
-        let worker = match spec.isolation {
-            Isolation::Inline => Worker::Inline(Box::new(spec.runner)),
-            Isolation::Thread => {
+        let name = spec.worker.name().clone();
+        let mut down = false;
+        let worker = match spec.worker {
+            LaneWorker::Inline(runner) => Worker::Inline(runner),
+            LaneWorker::Thread(runner) => {
                 let ticket = Ticket {
                     lane: index,
                     serial: self.serial,
                 };
-                Worker::Thread(ThreadWorker::start(
-                    spec.runner,
-                    ticket,
-                    self.reply_to.clone(),
-                )?)
+                Worker::Thread(ThreadWorker::start(*runner, ticket, self.reply_to.clone())?)
+            }
+            LaneWorker::Child(child) => {
+                down = !child.is_up();
+                Worker::Child(child)
             }
         };
         let rest = LaneRest {
@@ -110,7 +109,8 @@ impl<S: PathSink> Flow<S> {
             timeout_ns: spec.timeout_ns,
             hang_ns: spec.hang_ns,
         };
-        let lane = Lane::new(name, self.serial, worker, spec.limiter, rest, self.realtime);
+        let mut lane = Lane::new(name, self.serial, worker, spec.limiter, rest, self.realtime);
+        lane.down = down;
         self.stats.add(&lane.name, &lane.stats);
         Ok(lane)
     }
@@ -129,6 +129,8 @@ impl<S: PathSink> Flow<S> {
         let here: Vec<usize> = (0..self.lanes.len())
             .filter(|i| !self.lanes[*i].is_gone())
             .collect();
+        let child = |i: &usize| matches!(self.lanes[*i].worker, Worker::Child(_));
+        self.children = here.iter().copied().filter(child).collect();
         (self.roots, self.waiting) = here.into_iter().partition(|i| needs[*i] == 0);
         let lanes = &self.lanes;
         // A gate that does not wait reads what those before it have just said.
@@ -136,7 +138,7 @@ impl<S: PathSink> Flow<S> {
             let lane = &lanes[*i];
             (
                 lane.gate.is_some(),
-                !matches!(lane.worker, Worker::Thread(_)),
+                !matches!(lane.worker, Worker::Thread(_) | Worker::Child(_)),
             )
         });
     }

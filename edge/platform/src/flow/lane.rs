@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use visualpath_core::{DropReason, Held, Name, Outcome};
 use visualpath_frames::{Frame, Holder};
@@ -12,14 +13,13 @@ use super::late::LateWatch;
 use crate::depends::Dependencies;
 use crate::limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 use crate::rules::Gate;
-use crate::worker::{Isolation, Job, Runner, ThreadWorker};
+use crate::isolation::ChildWorker;
+use crate::worker::{Job, Leaving, Runner, ThreadWorker};
 
 /// One extractor of the source.
 pub struct LaneSpec {
-    /// The extractor.
-    pub runner: Runner,
-    /// Where it runs.
-    pub isolation: Isolation,
+    /// The extractor, and where it runs.
+    pub worker: LaneWorker,
     /// Rate, queue and drop policy.
     pub limiter: FlowLimiter<Job>,
     /// Lanes whose answers about the same frame it wants.
@@ -32,6 +32,26 @@ pub struct LaneSpec {
     pub timeout_ns: i64,
     /// Silent for so long, it is put on Hold.
     pub hang_ns: i64,
+}
+
+/// An extractor, and where it runs.
+pub enum LaneWorker {
+    /// On the path thread.
+    Inline(Box<Runner>),
+    /// On a thread of its own.
+    Thread(Box<Runner>),
+    /// In a process of its own, started with the bell of the flow.
+    Child(Box<ChildWorker>),
+}
+
+impl LaneWorker {
+    /// The extractor's name in the config.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Inline(runner) | Self::Thread(runner) => runner.name(),
+            Self::Child(child) => child.name(),
+        }
+    }
 }
 
 /// A gate and where it reads.
@@ -138,6 +158,9 @@ impl LaneStats {
 /// ahead of a gated one than that one's queue, the frame in flight and the one being taken.
 const RECENT: usize = MAX_QUEUE + 2;
 
+/// How long a process has to end by itself.
+const CHILD_GRACE: Duration = Duration::from_secs(2);
+
 pub(super) struct InFlight {
     pub frame_id: u64,
     pub since_ns: i64,
@@ -149,6 +172,7 @@ pub(super) struct InFlight {
 pub(super) enum Worker {
     Inline(Box<Runner>),
     Thread(ThreadWorker),
+    Child(Box<ChildWorker>),
     /// Taken away; the index is free for another lane.
     Gone,
 }
@@ -160,6 +184,10 @@ pub(super) struct Lane {
     pub worker: Worker,
     pub in_flight: Option<InFlight>,
     pub held: bool,
+    /// Its process is not there: it comes again, or it is on Hold.
+    pub down: bool,
+    /// The frame that waits for the process to come (not realtime): the limiter has given it out.
+    pub parked: Option<Job>,
     holder: Option<(u32, Holder)>,
     pub timeout_ns: i64,
     pub hang_ns: i64,
@@ -201,6 +229,8 @@ impl Lane {
             worker,
             in_flight: None,
             held: false,
+            down: false,
+            parked: None,
             holder: None,
             timeout_ns: rest.timeout_ns,
             hang_ns: rest.hang_ns,
@@ -232,7 +262,16 @@ impl Lane {
     }
 
     pub fn idle(&self) -> bool {
-        self.in_flight.is_none() && self.waiting.is_empty()
+        self.in_flight.is_none() && self.parked.is_none() && self.waiting.is_empty()
+    }
+
+    /// Takes the worker away and tells it to end.
+    pub fn leave(&mut self) -> Option<Leaving> {
+        match std::mem::replace(&mut self.worker, Worker::Gone) {
+            Worker::Inline(_) | Worker::Gone => None,
+            Worker::Thread(thread) => thread.close().map(Leaving::Thread),
+            Worker::Child(child) => Some(Leaving::Child(child.close(CHILD_GRACE))),
+        }
     }
 
     /// Its tag in the frame's pool, registered once per pool.

@@ -15,28 +15,30 @@
 
 mod change;
 mod lane;
+mod children;
 mod late;
+mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, never, select};
 use visualpath_core::{
     Clock, DropReason, Fusion, FusionInput, FusionResult, NS_PER_S, Name, Outcome, StopFlag,
 };
 use visualpath_frames::Frame;
 
+use crate::bell::{Bell, BellSender};
 use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
 use crate::depends::{Deps, Resolved, Verdict};
 use crate::limiter::{Admitted, DropPolicy};
 use crate::trace::FlowTrace;
-use crate::worker::{Job, Reply, SpawnError, Ticket};
+use crate::worker::{Job, Leaving, Reply, SpawnError, Ticket};
 
 use change::{Fused, guarded};
 use lane::{InFlight, Lane, Worker};
-pub use lane::{LaneGate, LaneSpec, LaneStats, Skip};
+pub use lane::{LaneGate, LaneSpec, LaneStats, LaneWorker, Skip};
 use late::Answer;
 pub use late::Lateness;
 
@@ -77,6 +79,9 @@ pub trait PathSink: Send {
     /// An extractor went on Hold.
     fn held(&mut self, extractor: &Name, why: &str);
 
+    /// An extractor's process died and comes again (`Some` with the reason), or is there.
+    fn restarting(&mut self, _extractor: &Name, _why: Option<&str>) {}
+
     /// An extractor's observations have been coming too late for ten seconds (or do so no more).
     fn late(&mut self, _extractor: &Name, _lateness: Option<Lateness>) {}
 }
@@ -100,6 +105,9 @@ pub struct FlowSpec {
     pub clock: Arc<dyn Clock>,
     /// Wall time of a source time, nanoseconds since 1970 UTC.
     pub unix_ns: Arc<dyn Fn(i64) -> i64 + Send + Sync>,
+    /// Wakes the path thread when it waits for child processes: whoever sends frames or changes
+    /// must ring it ([`Bell::channel`]).
+    pub bell: Bell,
     /// Changes while it runs, applied between two frames.
     pub changes: Receiver<FlowChange>,
     /// Records what happens.
@@ -177,11 +185,14 @@ pub struct Flow<S> {
     roots: Vec<usize>,
     /// Lanes that wait for others.
     waiting: Vec<usize>,
+    /// Lanes in processes of their own.
+    children: Vec<usize>,
+    bell: Bell,
     trace: FlowTrace,
     stop: StopFlag,
     stop_grace_ns: i64,
     /// Given to every new worker; this also keeps the channel open.
-    reply_to: Sender<(Ticket, Reply)>,
+    reply_to: BellSender<(Ticket, Reply)>,
     replies: Receiver<(Ticket, Reply)>,
     changes: Receiver<FlowChange>,
     stats: Arc<FlowStats>,
@@ -196,8 +207,8 @@ pub struct Flow<S> {
     stop_deadline_ns: Option<i64>,
     /// Idle waiting without a clock (not realtime), for `hang_ms`.
     idle_ns: i64,
-    /// Threads of lanes that were taken away.
-    retired: Vec<(Name, JoinHandle<()>)>,
+    /// Workers of lanes that were taken away.
+    retired: Vec<(Name, Leaving)>,
 }
 
 /// How long the thread sleeps at most when nothing happens.
@@ -212,7 +223,7 @@ impl<S: PathSink> Flow<S> {
             return Err(FlowError::TooMany(spec.lanes.len()));
         }
         // One answer per worker can be under way, and one of a worker that was replaced meanwhile.
-        let (reply_to, replies) = bounded(MAX_EXTRACTORS * 2);
+        let (reply_to, replies) = spec.bell.channel(MAX_EXTRACTORS * 2);
         let mut spec = spec;
         for (path, _) in &spec.paths {
             spec.trace.window(&path.name, path.window_ns);
@@ -232,6 +243,8 @@ impl<S: PathSink> Flow<S> {
             unix_ns: spec.unix_ns,
             roots: Vec::new(),
             waiting: Vec::new(),
+            children: Vec::new(),
+            bell: spec.bell,
             trace: spec.trace,
             stop: spec.stop,
             stop_grace_ns: spec.stop_grace_ns,
@@ -261,9 +274,9 @@ impl<S: PathSink> Flow<S> {
         Arc::clone(&self.stats)
     }
 
-    /// Works until the end came and every frame has settled. Gives back the sink and the worker
-    /// threads, to be joined with a deadline: one that hangs does not keep the path waiting.
-    pub fn run(mut self, captured: &Receiver<Captured>) -> (S, Vec<(Name, JoinHandle<()>)>) {
+    /// Works until the end came and every frame has settled. Gives back the sink and the workers
+    /// that end, to be joined with a deadline: one that hangs does not keep the path waiting.
+    pub fn run(mut self, captured: &Receiver<Captured>) -> (S, Vec<(Name, Leaving)>) {
         let nothing = never();
         loop {
             let now_ns = self.now_ns();
@@ -274,36 +287,46 @@ impl<S: PathSink> Flow<S> {
                 break;
             }
             let source = if self.can_take() { captured } else { &nothing };
+            if !self.children.is_empty() {
+                self.turn(source, now_ns);
+                continue;
+            }
             let (replies, changes) = (&self.replies, &self.changes);
             select! {
-                recv(replies) -> reply => {
-                    // Never closed: this flow holds a sender itself.
-                    if let Ok((ticket, reply)) = reply {
-                        self.idle_ns = 0;
-                        if self.lanes[ticket.lane].serial == ticket.serial {
-                            self.answered(ticket.lane, reply);
-                        }
-                    }
-                }
-                recv(changes) -> change => match change {
-                    Ok(change) => self.change(change),
-                    // Nobody is left who could change anything.
-                    Err(_) => self.changes = never(),
-                },
-                recv(source) -> item => {
-                    self.idle_ns = 0;
-                    // A capture thread that died without a word is an end too.
-                    self.take(item.unwrap_or(Captured::End));
-                }
+                // Never closed: this flow holds a sender itself.
+                recv(replies) -> reply => self.replied(reply.ok()),
+                recv(changes) -> change => self.changed(change.ok()),
+                // A capture thread that died without a word is an end too.
+                recv(source) -> item => self.came(item.unwrap_or(Captured::End)),
                 default(self.patience(now_ns)) => self.idle(),
             }
         }
-        let mut threads = self.retired;
-        threads.extend(self.lanes.into_iter().filter_map(|lane| match lane.worker {
-            Worker::Inline(_) | Worker::Gone => None,
-            Worker::Thread(t) => t.close().map(|h| (lane.name, h)),
-        }));
-        (self.sink, threads)
+        let mut leaving = self.retired;
+        for lane in &mut self.lanes {
+            leaving.extend(lane.leave().map(|l| (lane.name.clone(), l)));
+        }
+        (self.sink, leaving)
+    }
+
+    fn replied(&mut self, reply: Option<(Ticket, Reply)>) {
+        let Some((ticket, reply)) = reply else { return };
+        self.idle_ns = 0;
+        if self.lanes[ticket.lane].serial == ticket.serial {
+            self.answered(ticket.lane, reply);
+        }
+    }
+
+    fn changed(&mut self, change: Option<FlowChange>) {
+        match change {
+            Some(change) => self.change(change),
+            // Nobody is left who could change anything.
+            None => self.changes = never(),
+        }
+    }
+
+    fn came(&mut self, item: Captured) {
+        self.idle_ns = 0;
+        self.take(item);
     }
 
     /// Whether the next frame may be taken over. Live sources never wait.
@@ -393,7 +416,8 @@ impl<S: PathSink> Flow<S> {
         lane.stats.admitted.fetch_add(1, Ordering::Relaxed);
         self.aligner.admitted(meta.frame_id, i);
         let stopping = self.stop_deadline_ns.is_some();
-        let refused = match lane.held {
+        // A live source does not wait for a process to come again.
+        let refused = match lane.held || (lane.down && self.realtime) {
             true => Some(DropReason::WorkerHeld),
             false => stopping.then_some(DropReason::Stopping),
         };
@@ -482,6 +506,10 @@ impl<S: PathSink> Flow<S> {
 
     fn dispatch(&mut self, i: usize, mut job: Job) {
         let lane = &mut self.lanes[i];
+        if lane.down {
+            lane.parked = Some(job);
+            return;
+        }
         let id = job.frame.meta().frame_id;
         job.reset = lane.reset_after.take_if(|after| id > *after).is_some();
         lane.in_flight = Some(InFlight {
@@ -504,6 +532,10 @@ impl<S: PathSink> Flow<S> {
                 if !thread.dispatch(job) {
                     self.hold(i, "its thread is gone");
                 }
+            }
+            Worker::Child(child) => {
+                child.dispatch(job);
+                self.hear(i);
             }
             Worker::Gone => {}
         }
@@ -585,88 +617,6 @@ impl<S: PathSink> Flow<S> {
         self.resolve(i, frame_id, how);
     }
 
-    /// Time-outs and hangs of realtime sources, and the deadline of a stop.
-    fn expire(&mut self, now_ns: i64) {
-        let stop = self
-            .stop_deadline_ns
-            .is_some_and(|d| self.clock.now_ns() >= d);
-        for i in 0..self.lanes.len() {
-            let lane = &mut self.lanes[i];
-            if self.realtime
-                && let Some(lateness) = lane.late.judge(now_ns)
-            {
-                self.sink.late(&lane.name, lateness);
-            }
-            let Some(f) = &mut lane.in_flight else {
-                continue;
-            };
-            let silent_ns = now_ns.saturating_sub(f.since_ns);
-            let hung = self.realtime && silent_ns >= lane.hang_ns;
-            if stop || hung {
-                let why = if stop {
-                    "still busy when stopping"
-                } else {
-                    "silent past hang_ms"
-                };
-                self.hold(i, why);
-            } else if self.realtime && silent_ns >= lane.timeout_ns && !f.timed_out {
-                f.timed_out = true;
-                let frame_id = f.frame_id;
-                self.outcome(i, frame_id, Outcome::TimedOut, None);
-            }
-        }
-    }
-
-    /// Nothing came for a whole patience. Without a clock this is how a hung worker is found.
-    fn idle(&mut self) {
-        for i in 0..self.lanes.len() {
-            if !self.lanes[i].held
-                && matches!(&self.lanes[i].worker, Worker::Thread(t) if t.is_gone())
-            {
-                self.hold(i, "its thread is gone");
-            }
-        }
-        if self.realtime {
-            return;
-        }
-        self.idle_ns = self
-            .idle_ns
-            .saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
-        for i in 0..self.lanes.len() {
-            if self.lanes[i].in_flight.is_some() && self.idle_ns >= self.lanes[i].hang_ns {
-                self.hold(i, "silent past hang_ms");
-            }
-        }
-    }
-
-    /// The worker gets no more frames; what it owes is settled now. The frame it has stays leased
-    /// until it answers.
-    fn hold(&mut self, i: usize, why: &str) {
-        let lane = &mut self.lanes[i];
-        if !lane.held {
-            lane.held = true;
-            let name = lane.name.clone();
-            if self.stop_deadline_ns.is_none() {
-                tracing::error!(extractor = %name, why, "extractor on Hold; the pipeline goes on without it");
-                self.sink.held(&name, why);
-                self.trace.worker(&name, "held", why);
-            }
-        }
-        if let Some(f) = self.lanes[i].in_flight.take()
-            && !f.timed_out
-        {
-            self.outcome(i, f.frame_id, Outcome::TimedOut, None);
-        }
-        self.give_up_waiting(i, DropReason::WorkerHeld);
-    }
-
-    fn give_up_waiting(&mut self, i: usize, reason: DropReason) {
-        while let Some(job) = self.lanes[i].limiter.take_waiting() {
-            let id = job.frame.meta().frame_id;
-            self.outcome(i, id, Outcome::Dropped(reason), None);
-        }
-    }
-
     fn settle(&mut self, now_ns: i64) {
         let Self {
             aligner,
@@ -737,26 +687,5 @@ impl<S: PathSink> Flow<S> {
         } else {
             0
         }
-    }
-
-    /// How long to wait for the next message: until the next window, time-out or hang.
-    fn patience(&self, now_ns: i64) -> Duration {
-        if !self.realtime {
-            return TICK;
-        }
-        let lanes = self.lanes.iter().filter_map(|l| {
-            let f = l.in_flight.as_ref()?;
-            f.since_ns
-                .checked_add(if f.timed_out { l.hang_ns } else { l.timeout_ns })
-        });
-        let next_ns = self
-            .aligner
-            .next_deadline_ns()
-            .into_iter()
-            .chain(lanes)
-            .min();
-        next_ns.map_or(TICK, |at| {
-            Duration::from_nanos(at.saturating_sub(now_ns).max(0).unsigned_abs()).min(TICK)
-        })
     }
 }

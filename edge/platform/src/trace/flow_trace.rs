@@ -14,7 +14,7 @@ use visualpath_core::{
 use super::hub::ObservabilityHub;
 use super::record::{
     DecisionEntry, ExtractorCounts, ExtractorOutcome, FpsSummary, FrameDrop, FrameRecord,
-    FusionDecision, InputKind, Level, ObservationRecord, OutcomeWord, Record, Stage, StateChange,
+    FusionDecision, InputKind, Level, ObservationRecord, OutcomeWord, PluginRecord, Record, Stage, StateChange,
     SyncDelay, Timing, TriggerFire, WorkerRecord,
 };
 use crate::flow::Times;
@@ -227,6 +227,18 @@ impl FlowTrace {
                 extractor: extractor.clone(),
                 state: state.to_owned(),
                 why: why.to_owned(),
+            })
+        });
+    }
+
+    /// A plugin in a process of its own wants this recorded.
+    pub fn foreign(&self, extractor: &Name, record: serde_json::Map<String, serde_json::Value>) {
+        self.hub.emit_with(Level::Normal, || {
+            Record::Plugin(PluginRecord {
+                timestamp_ns: self.hub.now_ns(),
+                source: self.source.clone(),
+                extractor: extractor.clone(),
+                record,
             })
         });
     }

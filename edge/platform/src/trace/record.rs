@@ -73,6 +73,8 @@ pub enum Record {
     StateChange(StateChange),
     /// A worker's state changed.
     Worker(WorkerRecord),
+    /// What a plugin in a process of its own wanted recorded.
+    Plugin(PluginRecord),
     /// What an extractor observed in a frame, before the first decision that reads it.
     Observation(ObservationRecord),
     /// One input of a fusion and its answer.
@@ -99,7 +101,8 @@ impl Record {
             | Self::SyncDelay(_)
             | Self::FpsSummary(_)
             | Self::StateChange(_)
-            | Self::Worker(_) => Level::Normal,
+            | Self::Worker(_)
+            | Self::Plugin(_) => Level::Normal,
             Self::Observation(_) | Self::FusionDecision(_) | Self::Unknown => Level::Verbose,
         }
     }
@@ -118,6 +121,7 @@ impl Record {
             Self::FpsSummary(_) => "fps_summary",
             Self::StateChange(_) => "state_change",
             Self::Worker(_) => "worker",
+            Self::Plugin(_) => "plugin",
             Self::Observation(_) => "observation",
             Self::FusionDecision(_) => "fusion_decision",
             Self::DroppedRecords(_) => "dropped_records",
@@ -503,6 +507,19 @@ pub struct WorkerRecord {
     pub state: String,
     /// Why.
     pub why: String,
+}
+
+/// `plugin`: a record of a plugin's own, inside one of ours, so that it can't pass for another's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginRecord {
+    /// Monotonic time since the hub was made.
+    pub timestamp_ns: i64,
+    /// The source.
+    pub source: Name,
+    /// The extractor.
+    pub extractor: Name,
+    /// As it came.
+    pub record: serde_json::Map<String, serde_json::Value>,
 }
 
 /// `observation`: all an extractor said about one frame.

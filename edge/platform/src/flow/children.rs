@@ -1,0 +1,145 @@
+//! Lanes whose extractor runs in a process of its own.
+//!
+//! With such lanes the path thread sleeps on their sockets and a bell instead of on its channels;
+//! see [`crate::bell`].
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use visualpath_core::{DropReason, Outcome};
+
+use super::lane::Worker;
+use super::{Captured, Flow, PathSink};
+use crate::isolation::{ChildEvent, sleep};
+
+/// Events of one child taken at a turn, so that a chatty one does not keep the others waiting.
+const AT_ONCE: usize = 32;
+
+impl<S: PathSink> Flow<S> {
+    /// Takes one thing of everything that is there, or sleeps until there is something.
+    pub(super) fn turn(&mut self, source: &Receiver<Captured>, now_ns: i64) {
+        if self.look(source) {
+            return;
+        }
+        let patience = self.patience(now_ns);
+        self.bell.arm();
+        // Whoever sends something after this look rings.
+        let quiet = self.replies.is_empty() && self.changes.is_empty() && !is_ready(source);
+        let mut slept = false;
+        if quiet {
+            let lanes = self.children.iter().map(|i| &self.lanes[*i]);
+            let items = lanes.filter_map(|lane| match &lane.worker {
+                Worker::Child(child) => child.poll_item(),
+                _ => None,
+            });
+            slept = !sleep(&self.bell, items, Some(patience));
+        }
+        self.bell.disarm();
+        if slept {
+            self.idle();
+            for k in 0..self.children.len() {
+                let lane = &mut self.lanes[self.children[k]];
+                let hang = std::time::Duration::from_nanos(lane.hang_ns.unsigned_abs());
+                if let Worker::Child(child) = &mut lane.worker {
+                    child.heartbeat(hang);
+                }
+            }
+        }
+    }
+
+    /// Whether there was anything.
+    fn look(&mut self, source: &Receiver<Captured>) -> bool {
+        let mut any = false;
+        for k in 0..self.children.len() {
+            any |= self.hear(self.children[k]);
+        }
+        if let Ok(reply) = self.replies.try_recv() {
+            any = true;
+            self.replied(Some(reply));
+        }
+        match self.changes.try_recv() {
+            Ok(change) => {
+                self.changed(Some(change));
+                return true;
+            }
+            Err(TryRecvError::Disconnected) => self.changed(None),
+            Err(TryRecvError::Empty) => {}
+        }
+        // An answer may have taken the room that the source was asked with.
+        if any {
+            return true;
+        }
+        match source.try_recv() {
+            Ok(item) => self.came(item),
+            // A capture thread that died without a word is an end too.
+            Err(TryRecvError::Disconnected) => self.came(Captured::End),
+            Err(TryRecvError::Empty) => return false,
+        }
+        true
+    }
+
+    /// Everything that has happened to a child. Whether anything has.
+    pub(super) fn hear(&mut self, i: usize) -> bool {
+        for n in 0..AT_ONCE {
+            let Worker::Child(child) = &mut self.lanes[i].worker else {
+                return n > 0;
+            };
+            let Some(event) = child.next() else {
+                return n > 0;
+            };
+            self.idle_ns = 0;
+            match event {
+                ChildEvent::Reply(reply) => self.answered(i, reply),
+                ChildEvent::Trace(record) => self.trace.foreign(&self.lanes[i].name, record),
+                ChildEvent::Up(_) => self.up(i),
+                ChildEvent::Down(why) => self.down(i, &why.why),
+                ChildEvent::Hold(why) => {
+                    self.lanes[i].down = true;
+                    self.hold(i, &why.why);
+                }
+            }
+        }
+        true
+    }
+
+    fn up(&mut self, i: usize) {
+        let lane = &mut self.lanes[i];
+        lane.down = false;
+        let name = lane.name.clone();
+        self.sink.restarting(&name, None);
+        self.trace.worker(&name, "running", "");
+        let lane = &mut self.lanes[i];
+        if lane.in_flight.is_some() {
+            return;
+        }
+        let next = lane.parked.take().or_else(|| lane.limiter.completed());
+        if let Some(next) = next {
+            self.dispatch(i, next);
+        }
+    }
+
+    /// The frame in flight was answered for before.
+    fn down(&mut self, i: usize, why: &str) {
+        let lane = &mut self.lanes[i];
+        lane.down = true;
+        let name = lane.name.clone();
+        if self.stop_deadline_ns.is_some() {
+            return self.hold(i, why);
+        }
+        self.sink.restarting(&name, Some(why));
+        self.trace.worker(&name, "restarting", why);
+        if let Some(f) = self.lanes[i].in_flight.take()
+            && !f.timed_out
+        {
+            self.outcome(i, f.frame_id, Outcome::Failed(why.into()), None);
+        }
+        if self.realtime {
+            self.give_up_waiting(i, DropReason::WorkerHeld);
+        }
+    }
+}
+
+/// Whether it would give something, its end included.
+fn is_ready(source: &Receiver<Captured>) -> bool {
+    let mut select = crossbeam_channel::Select::new();
+    select.recv(source);
+    select.try_ready().is_ok()
+}

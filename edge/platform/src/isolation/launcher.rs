@@ -1,0 +1,699 @@
+//! The launcher: one thread that starts every child of this process and watches over its life.
+//!
+//! It never ends while the process lives, because children are killed when the *thread* that
+//! started them ends (PR_SET_PDEATHSIG). It never waits for a child: everything is a descriptor or
+//! a deadline of one poll loop.
+//!
+//! ```text
+//! Start ─▶ Starting ──ready──▶ Up ──died──▶ Pausing ──▶ Starting …
+//!             └──died, too late, refused──────▲  └──5 deaths in 60 s──▶ Hold
+//! ```
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use visualpath_core::{ModelUse, Name, PluginContext, ViewSpec};
+use visualpath_frames::{PoolSocket, ShareError};
+use visualpath_protocol::{
+    Accepts, ChildHello, ErrorKind, ErrorReport, FromChild, FromParent, JsonObject, ModelDirs,
+    ParentHello, Ready, Zone,
+};
+
+use crate::bell::{Bell, BellSender, NoBell};
+
+use super::lines::{Budget, log_line};
+use super::link::{Link, LinkError, context};
+use super::process::{Process, in_words};
+use super::rendezvous::{Rendezvous, RendezvousError};
+use super::restarts::{Restarts, Verdict};
+
+/// What to start, and how.
+pub struct ChildSpec {
+    /// The extractor's or fusion's name in the config.
+    pub name: Name,
+    /// The source it looks at.
+    pub source: Name,
+    /// Makes the command, anew for every start.
+    pub program: Program,
+    /// Its config.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Zones of the source.
+    pub zones: Vec<visualpath_core::Zone>,
+    /// Where models are looked up.
+    pub model_dirs: Vec<PathBuf>,
+    /// Longest time from its start to ready, and between two words of progress.
+    pub start_timeout: Duration,
+}
+
+/// How long a start may take unless it is said otherwise.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl ChildSpec {
+    /// An extractor of no particular source.
+    pub fn new(context: PluginContext, program: Program) -> Self {
+        let PluginContext {
+            name,
+            config,
+            zones,
+            model_dirs,
+        } = context;
+        Self {
+            source: name.clone(),
+            name,
+            program,
+            config,
+            zones,
+            model_dirs,
+            start_timeout: START_TIMEOUT,
+        }
+    }
+}
+
+/// Makes the command of a child. Its standard input is a socket that must become descriptor 3.
+pub type Program = Box<dyn FnMut() -> std::io::Result<Command> + Send>;
+
+/// What a child that is up said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// Signals it declares; empty: none declared.
+    pub signals: Vec<String>,
+    /// The view it wants, if it says.
+    pub input: Option<ViewSpec>,
+    /// Models it runs.
+    pub models: Vec<ModelUse>,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Why a child does not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NotRunning {
+    /// In one line.
+    pub why: String,
+    /// Whose fault, if the child could say.
+    pub kind: Option<ErrorKind>,
+}
+
+/// What becomes of a child, told to its owner.
+pub enum Life {
+    /// It is ready; from now on the link is the owner's.
+    Up(Box<Link>, Facts),
+    /// It died, or never came up; it is started again.
+    Down(NotRunning),
+    /// It died once too often, or said that starting it again is of no use.
+    Hold(NotRunning),
+}
+
+/// There is no launcher.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// No descriptor for its bell.
+    #[error(transparent)]
+    Bell(#[from] NoBell),
+    /// No thread.
+    #[error("the launcher thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Who may ask it.
+#[derive(Clone)]
+pub struct Launcher {
+    commands: BellSender<Ask>,
+}
+
+enum Ask {
+    Start(u64, Box<ChildSpec>, Tell),
+    /// With the reason, for the log.
+    Kill(u64, String),
+    /// It has been told to end, or must be; killed when the time is up.
+    Stop(u64, Duration, Sender<()>),
+}
+
+type Tell = Box<dyn FnMut(Life) + Send>;
+
+/// Commands that may wait.
+const WAITING: usize = 256;
+
+impl Launcher {
+    /// The launcher of this process, started on first use.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn global() -> Result<&'static Self, Arc<LauncherError>> {
+        static GLOBAL: OnceLock<Result<Launcher, Arc<LauncherError>>> = OnceLock::new();
+        let started = GLOBAL.get_or_init(|| Self::start().map_err(Arc::new));
+        started.as_ref().map_err(Arc::clone)
+    }
+
+    fn start() -> Result<Self, LauncherError> {
+        let bell = Bell::new()?;
+        let (commands, asked) = bell.channel(WAITING);
+        std::thread::Builder::new()
+            .name("launcher".into())
+            .spawn(move || Nursery::new(bell, asked).run())
+            .map_err(LauncherError::Thread)?;
+        Ok(Self { commands })
+    }
+
+    /// Starts a child, and again whenever it dies. `tell` is called on the launcher's thread: hand
+    /// on, don't work.
+    pub fn launch(&self, spec: ChildSpec, tell: impl FnMut(Life) + Send + 'static) -> ChildHandle {
+        static IDS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let id = IDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let start = Ask::Start(id, Box::new(spec), Box::new(tell));
+        // Its thread never ends, so it always receives.
+        let asked = self.commands.send(start);
+        debug_assert!(asked.is_ok(), "the launcher is gone");
+        ChildHandle {
+            id,
+            commands: self.commands.clone(),
+            stopped: false,
+        }
+    }
+}
+
+/// The right to end a child. Dropped, it is killed.
+pub struct ChildHandle {
+    id: u64,
+    commands: BellSender<Ask>,
+    stopped: bool,
+}
+
+impl ChildHandle {
+    /// Kills it; it is started again after its pause.
+    pub fn kill(&self, why: impl Into<String>) {
+        self.ask(Ask::Kill(self.id, why.into()));
+    }
+
+    /// Ends it for good: it has been told to shut down and has so long until it is killed. The
+    /// channel closes once it is reaped.
+    pub fn stop(mut self, grace: Duration) -> Receiver<()> {
+        self.stopped = true;
+        let (done, gone) = bounded(0);
+        self.ask(Ask::Stop(self.id, grace, done));
+        gone
+    }
+
+    fn ask(&self, ask: Ask) {
+        let asked = self.commands.send(ask);
+        debug_assert!(asked.is_ok(), "the launcher is gone");
+    }
+}
+
+impl Drop for ChildHandle {
+    fn drop(&mut self) {
+        if !self.stopped {
+            let (done, _) = bounded(0);
+            self.ask(Ask::Stop(self.id, Duration::ZERO, done));
+        }
+    }
+}
+
+/// All children, on the launcher's thread.
+struct Nursery {
+    bell: Bell,
+    asked: Receiver<Ask>,
+    children: Vec<Child>,
+    born: Instant,
+}
+
+struct Child {
+    id: u64,
+    spec: Box<ChildSpec>,
+    tell: Tell,
+    state: State,
+    restarts: Restarts,
+    budget: Budget,
+    /// Its last lines on standard error: what it died with is usually there.
+    last_words: String,
+    stopping: Option<(Instant, Sender<()>)>,
+    /// Why it was killed by us.
+    killed: Option<String>,
+    /// It closed its connection; if it lives at this time, it is ended.
+    lost: Option<Instant>,
+}
+
+enum State {
+    Starting(Box<Starting>),
+    Up(Process, zmq::Socket, Instant),
+    Pausing(Instant),
+    Hold,
+    /// Dead and not to be started again.
+    Over,
+}
+
+struct Starting {
+    process: Process,
+    link: Link,
+    monitor: zmq::Socket,
+    /// Until it has said hello.
+    place: Option<Rendezvous>,
+    hello: Option<ChildHello>,
+    deadline: Instant,
+    /// What it said went wrong.
+    error: Option<NotRunning>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Place(#[from] RendezvousError),
+    #[error(transparent)]
+    Pools(#[from] ShareError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("its socket directory: {0}")]
+    Directory(std::io::Error),
+    #[error("its program can't be started: {0}")]
+    Program(std::io::Error),
+}
+
+
+impl Nursery {
+    fn new(bell: Bell, asked: Receiver<Ask>) -> Self {
+        Self {
+            bell,
+            asked,
+            children: Vec::new(),
+            born: Instant::now(),
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            self.wait();
+            while let Ok(ask) = self.asked.try_recv() {
+                self.ask(ask);
+            }
+            let born = self.born;
+            for child in &mut self.children {
+                child.turn(born);
+            }
+            // Its owner gave it up: whoever waits for that is told by the drop.
+            self.children
+                .retain(|c| !(matches!(c.state, State::Over) && c.stopping.is_some()));
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let (Ask::Start(id, ..) | Ask::Kill(id, _) | Ask::Stop(id, ..)) = &ask;
+        let at = self.children.iter().position(|c| c.id == *id);
+        match (ask, at) {
+            (Ask::Start(id, spec, tell), _) => {
+                let mut child = Child {
+                    id,
+                    spec,
+                    tell,
+                    state: State::Over,
+                    restarts: Restarts::default(),
+                    budget: Budget::new(Instant::now()),
+                    last_words: String::new(),
+                    stopping: None,
+                    killed: None,
+                    lost: None,
+                };
+                child.start(self.born);
+                self.children.push(child);
+            }
+            (Ask::Kill(_, why), Some(at)) => self.children[at].kill(&why),
+            (Ask::Stop(_, grace, done), Some(at)) => self.children[at].stop(grace, done),
+            // It is over already.
+            (Ask::Kill(..) | Ask::Stop(..), None) => {}
+        }
+    }
+
+    /// Sleeps until something happens or a deadline comes.
+    fn wait(&self) {
+        self.bell.arm();
+        if self.asked.is_empty() {
+            let mut items = vec![zmq::PollItem::from_fd(self.bell.descriptor(), zmq::POLLIN)];
+            for child in &self.children {
+                child.watch(&mut items);
+            }
+            let now = Instant::now();
+            let next = self.children.iter().filter_map(Child::deadline).min();
+            let millis = next.map_or(-1, |at| {
+                let left = at.saturating_duration_since(now).as_micros().div_ceil(1000);
+                i64::try_from(left).unwrap_or(i64::MAX)
+            });
+            match zmq::poll(&mut items, millis) {
+                Ok(_) | Err(zmq::Error::EINTR) => {}
+                Err(error) => {
+                    // Nothing here can cause it; if it happens, it must not become a busy loop.
+                    tracing::error!(%error, "poll for worker processes");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+        self.bell.disarm();
+    }
+}
+
+impl Child {
+    fn start(&mut self, born: Instant) {
+        self.killed = None;
+        self.lost = None;
+        self.last_words.clear();
+        match self.begin() {
+            Ok(starting) => self.state = State::Starting(Box::new(starting)),
+            Err(e) => self.died(born, None, NotRunning { why: e.to_string(), kind: None }, false),
+        }
+    }
+
+    fn begin(&mut self) -> Result<Starting, StartError> {
+        let place = Rendezvous::new(None)?;
+        let (pools, theirs) = PoolSocket::pair()?;
+        let link = Link::bind(&place, pools)?;
+        let monitor = monitor(link.socket(), &place.token).map_err(LinkError::from)?;
+        place.open_socket(None).map_err(StartError::Directory)?;
+        let mut command = (self.spec.program)().map_err(StartError::Program)?;
+        command
+            .env("VISUALPATH_ENDPOINT", &place.endpoint)
+            .env("VISUALPATH_TOKEN", &place.token);
+        let process = Process::spawn(command, theirs).map_err(StartError::Program)?;
+        tracing::debug!(extractor = %self.spec.name, source = %self.spec.source, pid = process.pid(), "worker process started");
+        Ok(Starting {
+            process,
+            link,
+            monitor,
+            place: Some(place),
+            hello: None,
+            deadline: Instant::now() + self.spec.start_timeout,
+            error: None,
+        })
+    }
+
+    fn watch<'a>(&'a self, items: &mut Vec<zmq::PollItem<'a>>) {
+        let (process, socket) = match &self.state {
+            State::Starting(s) => {
+                items.push(s.link.poll_item());
+                (&s.process, &s.monitor)
+            }
+            State::Up(process, monitor, _) => (process, monitor),
+            State::Pausing(_) | State::Hold | State::Over => return,
+        };
+        items.push(socket.as_poll_item(zmq::POLLIN));
+        let pipes = [process.out.descriptor(), process.err.descriptor()];
+        let descriptors = pipes.into_iter().flatten().chain([process.pidfd()]);
+        items.extend(descriptors.map(|fd| zmq::PollItem::from_fd(fd, zmq::POLLIN)));
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let own = match &self.state {
+            State::Starting(s) => Some(s.deadline),
+            State::Pausing(until) => Some(*until),
+            State::Up(..) | State::Hold | State::Over => None,
+        };
+        let stop = self.stopping.as_ref().map(|(at, _)| *at);
+        let lost = self.lost.filter(|_| self.killed.is_none());
+        own.into_iter().chain(stop).chain(lost).min()
+    }
+
+    fn process(&mut self) -> Option<&mut Process> {
+        match &mut self.state {
+            State::Starting(s) => Some(&mut s.process),
+            State::Up(process, ..) => Some(process),
+            State::Pausing(_) | State::Hold | State::Over => None,
+        }
+    }
+
+    fn kill(&mut self, why: &str) {
+        if self.killed.is_some() {
+            return;
+        }
+        if let Some(process) = self.process() {
+            process.kill();
+            self.killed = Some(why.to_owned());
+        }
+    }
+
+    fn stop(&mut self, grace: Duration, done: Sender<()>) {
+        let at = Instant::now() + grace;
+        if grace.is_zero() || matches!(self.state, State::Starting(_)) {
+            // One that is starting can't be told.
+            self.kill("the appliance stops it");
+        }
+        if self.process().is_none() {
+            self.state = State::Over;
+        }
+        self.stopping = Some((at, done));
+    }
+
+    /// Everything that may have happened.
+    fn turn(&mut self, born: Instant) {
+        let now = Instant::now();
+        self.drain(now);
+        if let State::Starting(_) = self.state {
+            self.listen();
+        }
+        self.look_at_monitor();
+        if self.stopping.as_ref().is_some_and(|(at, _)| now >= *at) {
+            self.kill("it did not end when told to");
+        }
+        match &mut self.state {
+            State::Starting(s) if now >= s.deadline => {
+                let what = if s.hello.is_none() { "said no hello" } else { "was not ready" };
+                let limit = self.spec.start_timeout.as_secs_f64();
+                self.kill(&format!("it {what} within start_timeout_s = {limit}"));
+            }
+            State::Pausing(until) if now >= *until => self.start(born),
+            _ => {}
+        }
+        let exit = self.process().and_then(Process::ended);
+        if let Some(exit) = exit {
+            self.bury(born, exit);
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        let Self { state, budget, last_words, spec, .. } = self;
+        let process = match state {
+            State::Starting(s) => &mut s.process,
+            State::Up(process, ..) => process,
+            State::Pausing(_) | State::Hold | State::Over => return,
+        };
+        let mut told = |line: &str| {
+            if let Some(swallowed) = budget.take(now) {
+                log_line(&spec.name, &spec.source, line, swallowed);
+            }
+        };
+        process.out.read(&mut told);
+        process.err.read(|line| {
+            line.clone_into(last_words);
+            told(line);
+        });
+    }
+
+    /// The handshake.
+    fn listen(&mut self) {
+        loop {
+            let State::Starting(starting) = &mut self.state else {
+                return;
+            };
+            let envelope = match starting.link.receive() {
+                Ok(None) => return,
+                Ok(Some(envelope)) => envelope,
+                Err(e) => return self.kill(&e.to_string()),
+            };
+            let done = match (envelope.message, &starting.hello) {
+                (FromChild::Hello(hello), None) => self.greet(hello),
+                (FromChild::Progress(progress), Some(_)) => {
+                    starting.deadline = Instant::now() + self.spec.start_timeout;
+                    let (extractor, source) = (&self.spec.name, &self.spec.source);
+                    tracing::info!(%extractor, %source, percent = progress.percent, "{}", progress.text);
+                    Ok(())
+                }
+                (FromChild::Ready(ready), Some(_)) => return self.up(ready),
+                (FromChild::Error(e), _) => {
+                    starting.error = Some(NotRunning { why: e.error, kind: e.kind });
+                    // It ends by itself; if not, it is not waited for.
+                    starting.deadline = starting.deadline.min(Instant::now() + LAST_WORDS);
+                    Ok(())
+                }
+                (FromChild::Log(log), _) => {
+                    if let Some(swallowed) = self.budget.take(Instant::now()) {
+                        log_line(&self.spec.name, &self.spec.source, &log.msg, swallowed);
+                    }
+                    Ok(())
+                }
+                (FromChild::Trace(_), _) => Ok(()),
+                _ => Err("it broke the protocol: this message does not belong into a start".to_owned()),
+            };
+            if let Err(why) = done {
+                return self.kill(&why);
+            }
+        }
+    }
+
+    fn greet(&mut self, hello: ChildHello) -> Result<(), String> {
+        let State::Starting(starting) = &mut self.state else {
+            return Ok(());
+        };
+        let place = starting.place.take();
+        if place.is_none_or(|p| p.token != hello.token) {
+            return Err("its hello has another token than it was given".to_owned());
+        }
+        let agreed = match Accepts::default().agree(&hello) {
+            Ok(agreed) => agreed,
+            Err(refusal) => {
+                let error = FromParent::Error(ErrorReport {
+                    error: refusal.to_string(),
+                    traceback: None,
+                    kind: Some(ErrorKind::Protocol),
+                });
+                starting.link.request(&error, None).map_err(|e| e.to_string())?;
+                starting.error = Some(NotRunning {
+                    why: refusal.to_string(),
+                    kind: Some(ErrorKind::Protocol),
+                });
+                starting.deadline = starting.deadline.min(Instant::now() + LAST_WORDS);
+                return Ok(());
+            }
+        };
+        let spec = &self.spec;
+        let dirs = spec.model_dirs.iter().map(|d| d.to_string_lossy().into_owned());
+        let answer = ParentHello {
+            codec: agreed.codec.as_str().to_owned(),
+            config: JsonObject::from(spec.config.clone()),
+            zones: spec.zones.iter().map(Zone::from).collect(),
+            pools: Vec::new(),
+            name: Some(spec.name.as_str().to_owned()),
+            model_dirs: Some(ModelDirs(dirs.collect())),
+        };
+        let sent = starting.link.request(&FromParent::Hello(answer), None);
+        sent.map_err(|e| e.to_string())?;
+        starting.link.speak(agreed.codec);
+        starting.hello = Some(hello);
+        Ok(())
+    }
+
+    fn up(&mut self, ready: Ready) {
+        let State::Starting(starting) = std::mem::replace(&mut self.state, State::Over) else {
+            return;
+        };
+        let Starting { process, link, monitor, hello, .. } = *starting;
+        let hello = hello.unwrap_or_default();
+        let input = ready.input.or(hello.input);
+        let input = match input.as_ref().map(ViewSpec::try_from).transpose() {
+            Ok(input) => input,
+            Err(e) => {
+                self.state = State::Up(process, monitor, Instant::now());
+                return self.kill(&format!("it broke the protocol: input: {e}"));
+            }
+        };
+        let models = ready.models.unwrap_or_default().0;
+        let facts = Facts {
+            plugin: hello.name,
+            version: hello.version,
+            signals: ready.signals.map_or(hello.signals, |s| s.0),
+            input,
+            models: models.into_iter().map(Into::into).collect(),
+            pid: process.pid(),
+        };
+        let (extractor, source) = (&self.spec.name, &self.spec.source);
+        tracing::info!(%extractor, %source, pid = facts.pid, plugin = facts.plugin, version = facts.version, "worker process ready");
+        self.state = State::Up(process, monitor, Instant::now());
+        (self.tell)(Life::Up(Box::new(link), facts));
+    }
+
+    /// A child that lives without its connection can't be spoken with.
+    fn look_at_monitor(&mut self) {
+        let monitor = match &self.state {
+            State::Starting(s) => &s.monitor,
+            State::Up(_, monitor, _) => monitor,
+            State::Pausing(_) | State::Hold | State::Over => return,
+        };
+        if self.stopping.is_some() {
+            return;
+        }
+        // Only disconnections are asked for. A child that dies loses its connection first: it is
+        // given the time to be found dead.
+        while let Ok(_event) = monitor.recv_multipart(zmq::DONTWAIT) {
+            self.lost.get_or_insert(Instant::now() + DYING);
+        }
+        if self.lost.is_some_and(|at| Instant::now() >= at) {
+            self.kill("it closed its connection, or sent a message too long");
+        }
+    }
+
+    /// It has ended: the rest of what it wrote, and what next.
+    fn bury(&mut self, born: Instant, exit: ExitStatus) {
+        // A grandchild may keep the pipes open, so their end is not waited for.
+        for _ in 0..LAST_TURNS {
+            self.drain(Instant::now());
+        }
+        let up = match &self.state {
+            State::Up(.., since) => Some(since.saturating_duration_since(born)),
+            _ => None,
+        };
+        let said = match &mut self.state {
+            State::Starting(s) => s.error.take(),
+            _ => None,
+        };
+        let final_ = exit.code() == Some(HELD_EXIT);
+        let hopeless = said.as_ref().is_some_and(|said| said.kind.is_some_and(|k| k != ErrorKind::Plugin));
+        let reason = said.unwrap_or_else(|| {
+            let words = in_words(exit);
+            let why = match (&self.killed, self.last_words.as_str()) {
+                (Some(why), _) => why.clone(),
+                (None, "") => words,
+                (None, last) => format!("{words}: {last}"),
+            };
+            NotRunning { why, kind: None }
+        });
+        self.died(born, up, reason, final_ || hopeless);
+    }
+
+    fn died(&mut self, born: Instant, up: Option<Duration>, reason: NotRunning, is_final: bool) {
+        let (extractor, source) = (self.spec.name.clone(), self.spec.source.clone());
+        self.state = State::Over;
+        if self.stopping.is_some() {
+            tracing::debug!(%extractor, %source, "worker process ended");
+            return;
+        }
+        let verdict = match is_final {
+            true => Verdict::Hold,
+            false => self.restarts.died(born.elapsed(), up),
+        };
+        let why = &reason.why;
+        match verdict {
+            Verdict::After(pause) => {
+                tracing::error!(%extractor, %source, why, restart_ms = pause.as_millis(), "worker process died");
+                self.state = State::Pausing(Instant::now() + pause);
+                (self.tell)(Life::Down(reason));
+            }
+            Verdict::Hold => {
+                self.state = State::Hold;
+                (self.tell)(Life::Hold(reason));
+            }
+        }
+    }
+}
+
+/// A worker's own word that it is not to be started again: `HELD_EXIT` of the SDK, which this crate
+/// does not see.
+const HELD_EXIT: i32 = 69;
+/// How long a child that said what is wrong has to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the dead take to be found dead after their sockets closed.
+const DYING: Duration = Duration::from_millis(500);
+/// Turns of [`super::lines::Lines::read`] for what a dead child left in its pipes: a pipe holds one.
+const LAST_TURNS: usize = 3;
+
+/// Hears when the connection is lost.
+fn monitor(socket: &zmq::Socket, token: &str) -> Result<zmq::Socket, zmq::Error> {
+    let endpoint = format!("inproc://monitor-{token}");
+    socket.monitor(&endpoint, i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()))?;
+    let monitor = context().socket(zmq::PAIR)?;
+    monitor.set_linger(0)?;
+    monitor.connect(&endpoint)?;
+    Ok(monitor)
+}

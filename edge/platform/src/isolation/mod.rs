@@ -1,0 +1,23 @@
+//! Extractors in processes of their own.
+//!
+//! ```text
+//! Launcher (one thread): spawn ─▶ hello ─▶ ready ──Link──▶ ChildWorker (path thread): extract ⇄ observations
+//!        ▲ restart, Hold ◀── pidfd, pipes, start time-out          │ kill: hung, broke the protocol
+//!        └──────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Two owners: the [`Launcher`] brings a child up and watches over its life, then gives its socket
+//! ([`Link`]) to the path thread, which speaks with it without anybody between. Why:
+//! `docs/design/isolation.md`.
+
+mod child;
+mod launcher;
+mod lines;
+mod link;
+mod process;
+mod restarts;
+mod rendezvous;
+
+pub use child::{ChildEvent, ChildWorker, JpegEncoder, Pixels, sleep};
+pub use launcher::{ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program};
+pub use link::Link;
