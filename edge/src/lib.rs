@@ -29,6 +29,7 @@ pub mod reader;
 pub mod rule_tests;
 #[doc(hidden)]
 pub mod version;
+pub mod workers;
 
 pub use builder::{BuildError, ConfigError, PipelineBuilder};
 pub use exit::Exit;

@@ -23,8 +23,8 @@ use visualpath_frames::{FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig, TimeZone};
 use visualpath_platform::{
-    Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, Merger, PathSink,
-    PathSpec, Runner, Times,
+    Bell, Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, LaneWorker,
+    Merger, PathSink, PathSpec, Runner, Times,
 };
 
 struct Counting;
@@ -153,8 +153,7 @@ fn run<F: Fusion + 'static>(
     .unwrap();
     let rate = fps.and_then(RateGate::new);
     let lane = LaneSpec {
-        runner,
-        isolation,
+        worker: LaneWorker::local(runner, isolation),
         limiter: FlowLimiter::new(rate, DropPolicy::None, 1),
         depends: vec![],
         gate: None,
@@ -183,6 +182,7 @@ fn run<F: Fusion + 'static>(
         pending: 64,
         clock: Arc::new(ManualClock::default()),
         unix_ns: Arc::new(|t_ns| t_ns),
+        bell: Bell::new().unwrap(),
         changes: crossbeam_channel::never(),
         stop: visualpath_core::StopFlag::new(),
         stop_grace_ns: 0,

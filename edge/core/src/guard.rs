@@ -109,7 +109,11 @@ impl Guarded {
         // Dropping it may panic as well; the first panic is the one that is told.
         let old = self.extractor.take();
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        let again = if dropped.is_err() { ", and again while being dropped" } else { "" };
+        let again = if dropped.is_err() {
+            ", and again while being dropped"
+        } else {
+            ""
+        };
         self.panics
             .retain(|t| t_ns.saturating_sub(*t) < PANIC_WINDOW_NS);
         self.panics.push(t_ns);

@@ -67,7 +67,9 @@ pub enum StepError {
         error: PluginError,
     },
     /// No program to start it with.
-    #[error("extractor `{extractor}`: to run it in a process, say which program starts it (WorkerSpec::with_program)")]
+    #[error(
+        "extractor `{extractor}`: to run it in a process, say which program starts it (WorkerSpec::with_program)"
+    )]
     NoProgram {
         /// Which.
         extractor: Name,
@@ -298,7 +300,10 @@ impl Worker {
                         return Some(result(reply));
                     }
                     // Its own log says so; the next frame is answered accordingly.
-                    ChildEvent::Up(_) | ChildEvent::Down(_) | ChildEvent::Hold(_) | ChildEvent::Trace(_) => {}
+                    ChildEvent::Up(_)
+                    | ChildEvent::Down(_)
+                    | ChildEvent::Hold(_)
+                    | ChildEvent::Trace(_) => {}
                 }
             }
         }

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use visualpath_core::{
-    ExtractorFactory, Guarded, Name, Observation, Outcome, PluginError, Trouble, ViewSpec, panic_text,
+    ExtractorFactory, Guarded, Name, Observation, Outcome, PluginError, Trouble, ViewSpec,
+    panic_text,
 };
 use visualpath_frames::Frame;
 
@@ -174,9 +175,7 @@ impl Runner {
         };
         let epoch = self.epoch.replace(meta.epoch);
         let reset = job.reset || epoch.is_some_and(|old| old != meta.epoch);
-        let observations = with_deps(&job.deps, |deps| {
-            self.extractor.extract(&view, deps, reset)
-        });
+        let observations = with_deps(&job.deps, |deps| self.extractor.extract(&view, deps, reset));
         match observations {
             Ok(observations) => match self.merger.merge(&meta, observations, elapsed_ns(started)) {
                 Ok(held) => Outcome::Observed(Arc::new(held)),

@@ -11,7 +11,7 @@ use visualpath_core::{
 use visualpath_frames::{Frame, FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_platform::worker::{Reply, ThreadWorker, Ticket};
-use visualpath_platform::{Job, Merger, Runner};
+use visualpath_platform::{Bell, Job, Merger, Runner};
 
 use super::{Row, Samples, allocations, allocations_since, median};
 use crate::pipeline::summary::cpu_seconds;
@@ -110,7 +110,7 @@ struct Threaded {
 
 impl Threaded {
     fn start() -> anyhow::Result<Self> {
-        let (tx, replies) = bounded(2);
+        let (tx, replies) = Bell::new()?.channel(2);
         let ticket = Ticket { lane: 0, serial: 1 };
         Ok(Self {
             worker: ThreadWorker::start(glance("bench")?, ticket, tx)?,

@@ -10,8 +10,8 @@ use visualpath_core::{
 };
 use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig, TimeZone};
 use visualpath_platform::{
-    Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, Merger, PathSink,
-    PathSpec, Runner, Times,
+    Bell, Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, LaneWorker,
+    Merger, PathSink, PathSpec, Runner, Times,
 };
 
 use super::handoff::{frame, pool};
@@ -140,8 +140,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
         source: source.clone(),
         realtime: true,
         lanes: vec![LaneSpec {
-            runner,
-            isolation: Isolation::Inline,
+            worker: LaneWorker::local(runner, Isolation::Inline),
             limiter: FlowLimiter::new(None, DropPolicy::Oldest, 1),
             depends: vec![],
             gate: None,
@@ -161,6 +160,7 @@ fn round(firing: &mut Samples, quiet: &mut Samples) -> anyhow::Result<Option<f64
         pending: 64,
         clock: Arc::clone(&clock),
         unix_ns: Arc::new(|t_ns| t_ns),
+        bell: Bell::new()?,
         changes: crossbeam_channel::never(),
         stop: StopFlag::new(),
         stop_grace_ns: 0,

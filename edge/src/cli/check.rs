@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use visualpath_core::Name;
-use visualpath_platform::Registry;
+use visualpath_platform::{Bell, Registry};
 
 use super::{
     ConfigArgs, complain, exit_of, fail, findings_of, load_options, refuse, say, say_json,
@@ -12,7 +12,8 @@ use super::{
 use crate::builtin;
 use crate::config::{self, Config, Diagnostic};
 use crate::exit::Exit;
-use crate::pipeline::{build, plan};
+use crate::pipeline::build::{self, Nursery};
+use crate::pipeline::{StartError, plan};
 use crate::rule_tests::{self, CaseResult};
 
 /// What `validate` is asked for.
@@ -56,9 +57,7 @@ pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
             .map(|line| (line.source.clone(), line.slots()))
             .collect();
         if wanted.plugins {
-            for planned in plan.lines.iter().flat_map(|line| &line.extractors) {
-                build::warm_up(&mut build::load(planned)?, planned.view)?;
-            }
+            try_plugins(&loaded.config, plan.lines)?;
         }
         Ok(slots)
     });
@@ -95,6 +94,22 @@ pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
         options.path.display(),
         slots.join(", ")
     ))
+}
+
+/// Lets every extractor look at a test picture, where the config wants it to run.
+fn try_plugins(config: &Config, lines: Vec<plan::LinePlan>) -> Result<(), StartError> {
+    let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;
+    let nursery = Nursery {
+        config,
+        bell: &bell,
+    };
+    for line in lines {
+        for mut planned in line.extractors {
+            let mut loaded = build::load(&mut planned, &line.source, &nursery)?;
+            build::warm_up(&mut loaded, &bell)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the tests of a valid config, and tells of each as it is done.

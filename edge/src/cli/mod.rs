@@ -374,6 +374,9 @@ fn findings_of(loaded: &Loaded, error: &StartError) -> Option<Vec<Diagnostic>> {
         StartError::Fusion { fusion, .. } => {
             Some(at(format!("fusion.{fusion}.config"), &error.to_string()))
         }
+        StartError::Worker { extractor, message } => {
+            Some(at(format!("extractor.{extractor}"), message))
+        }
         StartError::WarmUp { extractor, message } => Some(at(
             format!("extractor.{extractor}"),
             &format!("failed on a test picture: {message}"),
@@ -400,9 +403,10 @@ fn exit_of(error: &StartError) -> Exit {
             error: PluginError::Config { .. },
             ..
         } => Exit::Config,
-        StartError::Plugin { .. } | StartError::Fusion { .. } | StartError::WarmUp { .. } => {
-            Exit::Plugin
-        }
+        StartError::Plugin { .. }
+        | StartError::Fusion { .. }
+        | StartError::Worker { .. }
+        | StartError::WarmUp { .. } => Exit::Plugin,
         StartError::Source { .. } => Exit::Source,
         StartError::Broker(_) => Exit::Broker,
         StartError::Pool { .. }

@@ -235,6 +235,10 @@ impl ExtractorConfig {
             venv: None,
             fallback: Fallback::default(),
             transport: Transport::default(),
+            pixels: MessagePixels::default(),
+            trust: Trust::default(),
+            devices: Vec::new(),
+            sandbox: SandboxConfig::default(),
             depends: Vec::new(),
             fps: None,
             queue: queue(),
@@ -276,6 +280,49 @@ pub enum Transport {
     Message,
 }
 
+/// How pixels travel inside a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum MessagePixels {
+    /// As they are.
+    #[default]
+    Raw,
+    /// As a JPEG.
+    Jpeg,
+}
+
+/// How much the code of a plugin is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Trust {
+    /// It may have bugs, but nobody wrote it to do harm.
+    #[default]
+    Normal,
+    /// It may be hostile: it runs only where every layer of the sandbox that it needs works.
+    Untrusted,
+}
+
+/// What a plugin in a process of its own may do beyond looking at frames.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Memory it may take, MiB. Default: half of the machine's. Not limited by this where
+    /// `devices` are granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub memory_mb: Option<u64>,
+    /// Files and directories it may read, beyond the system's, its own and the models'.
+    pub read: Vec<PathBuf>,
+    /// Files and directories it may write, beyond its own working directory.
+    pub write: Vec<PathBuf>,
+    /// It may open internet connections.
+    pub network: bool,
+    /// It may start processes.
+    pub processes: bool,
+}
+
 /// Which frame goes when an extractor's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -311,6 +358,19 @@ pub struct ExtractorConfig {
     /// How pixels reach an isolated worker.
     #[serde(default)]
     pub transport: Transport,
+    /// With `transport = "message"`: as they are, or as a JPEG (smaller, and altered).
+    #[serde(default)]
+    pub pixels: MessagePixels,
+    /// How much a plugin in a process of its own is trusted.
+    #[serde(default)]
+    pub trust: Trust,
+    /// Devices that a plugin in a process of its own may use, e.g. `/dev/dri/renderD128`; the last
+    /// part may hold one `*`.
+    #[serde(default)]
+    pub devices: Vec<PathBuf>,
+    /// What else a plugin in a process of its own may do.
+    #[serde(default)]
+    pub sandbox: SandboxConfig,
     /// Other extractors whose observations of the same frame it wants.
     #[serde(default)]
     #[schemars(schema_with = "names")]

@@ -43,37 +43,11 @@ const fn row(key: &'static str, used: Use, severity: Severity, instead: &'static
 use Severity::{Error, Warning};
 use Use::{Is, Set, StartsWith};
 
-const CHILDREN: Use = Is(&["process", "venv"]);
 const NO_EFFECT: &str = "it has no effect";
 
 /// What is missing in this build.
 pub const NOT_BUILT: &[NotBuilt] = &[
-    row(
-        "isolation.default",
-        CHILDREN,
-        Error,
-        "there is: inline, thread",
-    ),
-    row(
-        "extractor.*.isolation",
-        CHILDREN,
-        Error,
-        "there is: inline, thread",
-    ),
-    row("extractor.*.venv", Set, Warning, NO_EFFECT),
-    row(
-        "extractor.*.fallback",
-        Is(&["inline", "process"]),
-        Warning,
-        NO_EFFECT,
-    ),
-    row(
-        "extractor.*.transport",
-        Is(&["message"]),
-        Warning,
-        NO_EFFECT,
-    ),
-    row("python.interpreter", Set, Warning, NO_EFFECT),
+    row("extractor.*.pixels", Is(&["jpeg"]), Error, "there is: raw"),
     row(
         "source.*.uri",
         StartsWith(&["/dev/", "rtsp://", "rtsps://", "exec:", "camera:"]),

@@ -1,37 +1,69 @@
 //! From a plan to running parts: extractors with their models, pools, lanes, fusions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use visualpath_core::{
-    Clock, ColorSpec, FrameMeta, ImageLayout, ModelUse, NS_PER_MS, Name, PixelFormat, RateGate,
-    ViewSpec,
+    Clock, ColorSpec, FrameMeta, ImageLayout, ModelUse, NS_PER_MS, Name, Outcome, PixelFormat,
+    PluginError, RateGate, ViewSpec,
 };
-use visualpath_frames::{FramePool, PoolError, PoolSpec};
+use visualpath_frames::{Frame, FramePool, PoolError, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_media::source::SourceInfo;
+use visualpath_platform::isolation::{
+    ChildEvent, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Pixels,
+};
 use visualpath_platform::{
-    DropPolicy, FlowLimiter, FlowPath, LaneGate, LaneSpec, Merger, PathSpec, Runner,
+    Bell, DropPolicy, FlowLimiter, FlowPath, Isolation, Job, LaneGate, LaneSpec, LaneWorker,
+    Merger, PathSpec, Runner,
 };
 
 use super::StartError;
 use super::plan::{Planned, PlannedPath};
 use crate::config::{self, Config};
+use crate::workers::Host;
 
 /// An extractor with its model loaded, and what it says of itself.
 pub struct Loaded {
     /// Its name.
     pub name: Name,
-    /// Ready to run.
-    pub runner: Runner,
+    /// Ready to run, or a process that comes again.
+    pub worker: LaneWorker,
     /// The models it uses.
     pub models: Vec<ModelUse>,
+    /// The view it wants.
+    pub view: ViewSpec,
 }
 
-/// Loads an extractor's model.
+/// What worker processes are started with.
+pub struct Nursery<'a> {
+    /// The config they belong to.
+    pub config: &'a Config,
+    /// Wakes the path thread that will own them.
+    pub bell: &'a Bell,
+}
+
+/// Loads an extractor's model, in a process of its own where the config wants it there.
 ///
 /// # Errors
-/// What the plugin says.
-pub fn load(planned: &Planned) -> Result<Loaded, StartError> {
+/// What the plugin says, or that no process can be started.
+pub fn load(
+    planned: &mut Planned,
+    source: &Name,
+    nursery: &Nursery<'_>,
+) -> Result<Loaded, StartError> {
+    let loaded = match planned.isolation {
+        Isolation::Inline | Isolation::Thread => load_here(planned)?,
+        Isolation::Process | Isolation::Venv => load_in_child(planned, source, nursery)?,
+    };
+    planned.view = loaded.view;
+    for m in &loaded.models {
+        tracing::info!(extractor = %loaded.name, model = m.name, version = m.version, runtime = m.runtime, "model loaded");
+    }
+    Ok(loaded)
+}
+
+fn load_here(planned: &Planned) -> Result<Loaded, StartError> {
     let name = planned.name.clone();
     let (plugin, context) = (Arc::clone(&planned.plugin), planned.context.clone());
     let merger = Merger::new(name.clone(), context.zones.clone());
@@ -43,13 +75,102 @@ pub fn load(planned: &Planned) -> Result<Loaded, StartError> {
         }
     })?;
     let models = runner.models();
-    for m in &models {
-        tracing::info!(extractor = %name, model = m.name, version = m.version, runtime = m.runtime, "model loaded");
+    Ok(Loaded {
+        name,
+        worker: LaneWorker::local(runner, planned.isolation),
+        models,
+        view: planned.view,
+    })
+}
+
+/// Starts the process and waits until it is ready, or has died a first time: then it goes on trying
+/// while the pipeline runs, unless the config has a fallback.
+fn load_in_child(
+    planned: &mut Planned,
+    source: &Name,
+    nursery: &Nursery<'_>,
+) -> Result<Loaded, StartError> {
+    let name = planned.name.clone();
+    let failed = |message: String| StartError::Worker {
+        extractor: name.clone(),
+        message,
+    };
+    let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
+    let program = host.program(&planned.runs, &name, source, &planned.settings);
+    let program = program.map_err(|e| failed(e.to_string()))?;
+    let spec = ChildSpec {
+        source: source.clone(),
+        start_timeout: Duration::from_secs_f64(planned.settings.start_timeout_s),
+        ..ChildSpec::new(planned.context.clone(), program)
+    };
+    let merger = Merger::new(name.clone(), planned.context.zones.clone());
+    let pixels = match (planned.settings.transport, planned.settings.pixels) {
+        (config::Transport::Shm, _) => Pixels::Slot,
+        (config::Transport::Message, config::MessagePixels::Raw) => Pixels::Raw,
+        (config::Transport::Message, config::MessagePixels::Jpeg) => {
+            return Err(failed(
+                "pixels = \"jpeg\" is not in this build yet: use \"raw\"".to_owned(),
+            ));
+        }
+    };
+    let launcher = Launcher::global().map_err(|e| failed(e.to_string()))?;
+    let bell = nursery.bell;
+    let mut child = ChildWorker::start(launcher, spec, planned.view, pixels, merger, bell);
+    let reason = loop {
+        match child.wait(bell, None) {
+            Some(ChildEvent::Up(facts)) => {
+                if let Some(view) = facts.input {
+                    child.set_view(view);
+                }
+                return Ok(Loaded {
+                    name,
+                    view: child.view(),
+                    worker: LaneWorker::Child(Box::new(child)),
+                    models: facts.models,
+                });
+            }
+            Some(ChildEvent::Down(reason) | ChildEvent::Hold(reason)) => break reason,
+            _ => {}
+        }
+    };
+    if let Some(error) = fault_of(&reason) {
+        return Err(StartError::Plugin {
+            extractor: name,
+            error,
+        });
+    }
+    if planned.settings.fallback == config::Fallback::Inline {
+        tracing::warn!(extractor = %name, why = reason.why, "its process can't be had: it runs inline, as `fallback` says");
+        planned.isolation = Isolation::Inline;
+        return load_here(planned);
     }
     Ok(Loaded {
         name,
-        runner,
-        models,
+        view: child.view(),
+        worker: LaneWorker::Child(Box::new(child)),
+        models: Vec::new(),
+    })
+}
+
+/// What a child said of its config or model is told as if it ran here.
+fn fault_of(reason: &NotRunning) -> Option<PluginError> {
+    let why = reason.why.clone();
+    let (head, tail) = why.split_once(": ").unwrap_or(("", &why));
+    let quoted = head.split('`').nth(1).unwrap_or(head).to_owned();
+    Some(match reason.kind? {
+        ErrorKind::Config => PluginError::Config {
+            key: head.to_owned(),
+            message: tail.to_owned(),
+        },
+        ErrorKind::Model => PluginError::Model {
+            model: quoted,
+            message: tail.to_owned(),
+        },
+        ErrorKind::Runtime => PluginError::Runtime {
+            runtime: quoted,
+            message: tail.to_owned(),
+        },
+        ErrorKind::Plugin | ErrorKind::Protocol => return None,
     })
 }
 
@@ -79,7 +200,7 @@ const WARM_UPS: usize = 5;
 ///
 /// # Errors
 /// What the extractor says of it.
-pub fn warm_up(loaded: &mut Loaded, view: ViewSpec) -> Result<i64, StartError> {
+pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
     let failed = |message: String| StartError::WarmUp {
         extractor: loaded.name.clone(),
         message,
@@ -89,10 +210,11 @@ pub fn warm_up(loaded: &mut Loaded, view: ViewSpec) -> Result<i64, StartError> {
         pool_id: u32::MAX,
         slots: 1,
         native,
-        views: vec![view],
+        views: vec![loaded.view],
     };
+    // Shared, as the real one will be: a process maps it, too.
     let pool =
-        FramePool::heap(&spec, Arc::new(Converter::new())).map_err(|e| failed(e.to_string()))?;
+        FramePool::memfd(&spec, Arc::new(Converter::new())).map_err(|e| failed(e.to_string()))?;
     let Some(mut slot) = pool.try_acquire() else {
         return Err(failed("its pool has no slot".to_owned()));
     };
@@ -104,10 +226,52 @@ pub fn warm_up(loaded: &mut Loaded, view: ViewSpec) -> Result<i64, StartError> {
         layout: native,
     };
     let frame = slot.publish(meta, pool.holder("warm-up"));
-    loaded
-        .runner
-        .warm_up(&frame, WARM_UPS)
-        .map_err(|e| failed(e.to_string()))
+    match &mut loaded.worker {
+        LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => runner
+            .warm_up(&frame, WARM_UPS)
+            .map_err(|e| failed(e.to_string())),
+        LaneWorker::Child(child) => warm_up_child(child, &frame, bell).map_err(failed),
+    }
+}
+
+/// Longest time a process may take for one of its first looks.
+const FIRST_LOOK: Duration = Duration::from_secs(120);
+
+/// The slowest look of a process, the first not counted; 0 if it is not there.
+fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<i64, String> {
+    let mut slowest_ns = 0;
+    for look in 0..WARM_UPS {
+        if !child.is_up() {
+            return Ok(slowest_ns);
+        }
+        let lease = frame.lease(frame.pool().holder(child.name().as_str()));
+        // The last one leaves nothing behind that a first real frame would see.
+        child.dispatch(Job {
+            reset: look > 0,
+            ..Job::new(lease)
+        });
+        loop {
+            match child.wait(bell, Some(FIRST_LOOK)) {
+                Some(ChildEvent::Reply(reply)) => {
+                    if let Outcome::Failed(why) = reply.outcome {
+                        // A death is not the picture's fault, and it comes again.
+                        if !child.is_up() {
+                            return Ok(slowest_ns);
+                        }
+                        return Err(why.to_string());
+                    }
+                    if look > 0 {
+                        slowest_ns = slowest_ns.max(reply.took_ns);
+                    }
+                    break;
+                }
+                Some(_) => {}
+                None => return Err(format!("no answer within {} s", FIRST_LOOK.as_secs())),
+            }
+        }
+    }
+    child.forget();
+    Ok(slowest_ns)
 }
 
 /// Bounds of `timeout_ms = "auto"`, which is 4 × the slowest warm-up look.
@@ -145,11 +309,12 @@ pub fn lane(
     planned: &mut Planned,
     mut loaded: Loaded,
     slots: &[usize],
+    bell: &Bell,
 ) -> Result<LaneSpec, StartError> {
     let settings = &planned.settings;
     let timeout_ns = match settings.timeout_ms.value() {
         Some(ms) => ns(ms),
-        None if pace.realtime => warm_up(&mut loaded, planned.view)?
+        None if pace.realtime => warm_up(&mut loaded, bell)?
             .saturating_mul(4)
             .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1),
         None => AUTO_TIMEOUT_NS.1,
@@ -161,9 +326,12 @@ pub fn lane(
         config::DropPolicy::EveryNth => DropPolicy::EveryNth(settings.nth),
     };
     let rate = settings.fps.and_then(RateGate::new);
+    if let LaneWorker::Child(child) = &mut loaded.worker {
+        let limit = u64::try_from(timeout_ns).ok().filter(|_| pace.realtime);
+        child.set_deadline(limit.map(Duration::from_nanos));
+    }
     Ok(LaneSpec {
-        runner: loaded.runner,
-        isolation: planned.isolation,
+        worker: loaded.worker,
         limiter: FlowLimiter::new(rate, policy, settings.queue as usize),
         depends: planned.depends.iter().map(|i| slots[*i]).collect(),
         gate: planned.gate.take().map(|gate| LaneGate {
@@ -210,6 +378,8 @@ pub struct LaneFacts {
     pub name: Name,
     /// Its rate limit.
     pub fps: Option<f64>,
+    /// The view it wants.
+    pub view: ViewSpec,
     /// The longest chain of time-outs that ends with it, nanoseconds.
     pub chain_ns: i64,
 }

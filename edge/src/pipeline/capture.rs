@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{SendTimeoutError, TrySendError};
 use visualpath_core::ViewSpec;
 use visualpath_frames::{Frame, FramePool, Holder, PoolError};
 use visualpath_media::clip::Offered;
 use visualpath_media::source::{
     EndInfo, Gap, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
 };
-use visualpath_platform::Captured;
+use visualpath_platform::{BellSender, Captured};
 
 use super::build;
 use super::line::LineShared;
@@ -131,7 +131,7 @@ pub struct Capture {
     /// Makes a pool for a format; another when the format or the extractors change.
     pub pools: Pools,
     /// The path thread's inbox.
-    pub to_path: Sender<Captured>,
+    pub to_path: BellSender<Captured>,
     /// With the evidence lane, once any rule wants clips.
     pub shared: Arc<LineShared>,
     /// Where problems are told.

@@ -63,6 +63,15 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// An extractor's process died and comes again (`why`), or is there.
+    Restarting {
+        /// The source it looks at.
+        source: Name,
+        /// Which.
+        extractor: Name,
+        /// Why it died; `None`: it is there.
+        why: Option<String>,
+    },
     /// An extractor's observations have been coming too late, or do so no more.
     Late {
         /// The source it looks at.
@@ -252,6 +261,11 @@ impl Events {
                 extractor,
                 why,
             } => self.held(&source, &extractor, &why),
+            Event::Restarting {
+                source,
+                extractor,
+                why,
+            } => self.restarting(&source, &extractor, why.as_deref()),
             Event::Late {
                 source,
                 extractor,
@@ -311,7 +325,25 @@ impl Events {
             .extractor_status(source, extractor, ExtractorStatus::Held);
         let advice = "see the log; restart visualpath, or change the extractor's config or plugin";
         let subject = format!("{source}/{extractor}");
+        self.solved("extractor_restarting", &subject);
         self.problem(problem("extractor_held", &subject, why, advice));
+    }
+
+    fn restarting(&mut self, source: &Name, extractor: &Name, why: Option<&str>) {
+        let subject = format!("{source}/{extractor}");
+        let status = match why {
+            Some(why) => {
+                let advice =
+                    "it is started again by itself; if it does not stop dying, see the log";
+                self.problem(problem("extractor_restarting", &subject, why, advice));
+                ExtractorStatus::Restarting
+            }
+            None => {
+                self.solved("extractor_restarting", &subject);
+                ExtractorStatus::Running
+            }
+        };
+        self.out.extractor_status(source, extractor, status);
     }
 
     fn late(

@@ -19,9 +19,11 @@ use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
 use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
-use visualpath_platform::{Captured, Flow, FlowChange, FlowSpec, FlowStats};
+use visualpath_platform::{
+    Bell, BellSender, Captured, Flow, FlowChange, FlowSpec, FlowStats, Leaving,
+};
 
-use super::build::Pace;
+use super::build::{Nursery, Pace};
 use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
 use super::plan::LinePlan;
 use super::shape::{PathFacts, Reshape, Shape};
@@ -137,13 +139,15 @@ pub struct Line {
     /// Of its first frames.
     epoch: u32,
     pool_plan: Arc<PoolPlan>,
-    changes: Sender<FlowChange>,
+    changes: BellSender<FlowChange>,
+    /// Wakes its path thread.
+    bell: Bell,
     capture: Option<JoinHandle<Ended>>,
     path: Option<JoinHandle<PathEnd>>,
 }
 
 /// What a path thread leaves: its sink and its workers' threads.
-type PathEnd = (LineSink, Vec<(Name, JoinHandle<()>)>);
+type PathEnd = (LineSink, Vec<(Name, Leaving)>);
 
 /// Counters of one line.
 #[derive(Clone)]
@@ -189,8 +193,14 @@ impl LineMaker {
             }
         })?;
         let pace = pace(&source_name, &settings, source.info());
-        let (slots, views, wants_clips) = (plan.slots(), plan.views(), plan.wants_clips());
-        let reshape = Reshape::prepare(&Shape::default(), plan, &pace)?;
+        let (slots, wants_clips) = (plan.slots(), plan.wants_clips());
+        let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;
+        let nursery = Nursery {
+            config,
+            bell: &bell,
+        };
+        let reshape = Reshape::prepare(&Shape::default(), plan, &pace, &nursery)?;
+        let views = reshape.shape.views();
         let shared = Arc::new(LineShared::new(
             source_name.clone(),
             self.wall(before, settings.realtime),
@@ -200,7 +210,7 @@ impl LineMaker {
             self.start_evidence(config, &shared, &pace)?;
         }
         let stop = StopFlag::new();
-        let (changes, changed) = bounded(CHANGES);
+        let (changes, changed) = bell.channel(CHANGES);
         let wall = Arc::clone(&shared);
         let (lanes, paths) = whole(reshape.change);
         let pending = pending(&paths, pace.fps);
@@ -213,6 +223,7 @@ impl LineMaker {
                 pending,
                 clock: Arc::clone(&self.clock),
                 unix_ns: Arc::new(move |t_ns| wall.wall.unix_ns(t_ns)),
+                bell: bell.clone(),
                 changes: changed,
                 trace: FlowTrace::new(Arc::clone(&self.hub), source_name.clone()),
                 stop: stop.clone(),
@@ -231,7 +242,7 @@ impl LineMaker {
             error: Box::new(e),
         })?;
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
-        let (to_path, captured) = bounded(BETWEEN);
+        let (to_path, captured) = bell.channel(BETWEEN);
         let capture_stats = Arc::new(CaptureStats::default());
         let stats = LineStats {
             source: source_name,
@@ -259,6 +270,7 @@ impl LineMaker {
             epoch: before.map_or(0, |b| b.epoch.saturating_add(1)),
             pool_plan,
             changes,
+            bell,
             capture: None,
             path: None,
         };
@@ -420,14 +432,14 @@ impl Line {
         }
     }
 
+    /// Wakes its path thread.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
     /// Goes on with other lanes and paths from the next frame on.
-    pub fn reshape(
-        &mut self,
-        reshape: Reshape,
-        slots: usize,
-        views: Vec<visualpath_core::ViewSpec>,
-    ) {
-        self.pool_plan.change(slots, views);
+    pub fn reshape(&mut self, reshape: Reshape, slots: usize) {
+        self.pool_plan.change(slots, reshape.shape.views());
         self.shared.set_paths(reshape.paths);
         let (in_force, done) = bounded(0);
         let change = FlowChange {

@@ -126,6 +126,14 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// A worker process.
+    #[error("extractor `{extractor}`: its process: {message}")]
+    Worker {
+        /// Whose.
+        extractor: Name,
+        /// Why not, and what to do.
+        message: String,
+    },
     /// The evidence lane.
     #[error("clips: {0}")]
     Evidence(String),

@@ -13,6 +13,7 @@ use visualpath_platform::{Isolation, MAX_EXTRACTORS, Registry};
 use super::StartError;
 use super::build::ns;
 use crate::config::{self, Config, ExtractorConfig, FusionConfig, PathConfig, SourceConfig};
+use crate::workers::{self, Runs};
 
 /// What a config asks for, checked: plugins exist, their configs are good, rules fit the signals.
 pub struct Plan {
@@ -46,6 +47,8 @@ pub struct Planned {
     pub signals: Vec<String>,
     /// Where it runs.
     pub isolation: Isolation,
+    /// What its process runs, if it has one.
+    pub runs: Runs,
     /// Its settings.
     pub settings: ExtractorConfig,
     /// Indices of those it depends on.
@@ -75,11 +78,6 @@ pub struct PlannedPath {
 }
 
 impl LinePlan {
-    /// The views its extractors want.
-    pub fn views(&self) -> Vec<ViewSpec> {
-        self.extractors.iter().map(|e| e.view).collect()
-    }
-
     /// Whether any of its paths may want clips.
     pub fn wants_clips(&self) -> bool {
         self.paths.iter().any(|p| p.wants_clips)
@@ -213,14 +211,12 @@ fn extractor(
         zones: zones.to_vec(),
         model_dirs: model_dirs(config),
     };
-    let isolation = match config.isolation_of(settings, config::Isolation::Inline) {
-        config::Isolation::Inline => Isolation::Inline,
-        config::Isolation::Thread => Isolation::Thread,
-        other => {
-            let message = format!("`{other:?}` is not in this build yet (inline | thread)");
-            return fault("isolation", message.to_lowercase());
-        }
-    };
+    let isolation = workers::isolation(config.isolation_of(settings, config::Isolation::Inline));
+    if isolation == Isolation::Venv {
+        let message =
+            "`venv` is for Python plugins; this one is linked into the program: use \"process\"";
+        return fault("isolation", message.to_owned());
+    }
     let asked = plugin
         .input(&context)
         .and_then(|view| Ok((view, plugin.signals(&context)?)));
@@ -232,6 +228,7 @@ fn extractor(
             view,
             signals,
             isolation,
+            runs: Runs::BuiltIn(settings.plugin.clone()),
             settings: settings.clone(),
             depends: Vec::new(),
             needs: Vec::new(),

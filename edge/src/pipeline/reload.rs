@@ -13,9 +13,10 @@
 use std::path::Path;
 
 use crossbeam_channel::{Sender, bounded};
-use visualpath_core::{Name, ViewSpec};
+use visualpath_core::Name;
 use visualpath_mqtt::{ExtractorStatus, SourceStatus};
 
+use super::build::Nursery;
 use super::line::Ready;
 use super::shape::Reshape;
 use super::{Handle, Running, StartError, info_message, plan, problem};
@@ -146,7 +147,7 @@ impl Handle {
 enum Step {
     Start(Box<Ready>),
     Replace(usize, Box<Ready>),
-    Reshape(usize, Box<Reshape>, usize, Vec<ViewSpec>),
+    Reshape(usize, Box<Reshape>, usize),
 }
 
 impl Running {
@@ -255,15 +256,19 @@ impl Running {
                 steps.push(Step::Replace(index, Box::new(ready)));
                 continue;
             }
-            let (slots, views, clips) = (line.slots(), line.views(), line.wants_clips());
-            let reshape = Reshape::prepare(&running.shape, line, &running.pace)?;
+            let (slots, clips) = (line.slots(), line.wants_clips());
+            let nursery = Nursery {
+                config: new,
+                bell: running.bell(),
+            };
+            let reshape = Reshape::prepare(&running.shape, line, &running.pace, &nursery)?;
             if clips {
                 self.maker
                     .start_evidence(new, &running.shared, &running.pace)?;
             }
             if !reshape.is_empty() {
                 let reshape = Box::new(reshape);
-                steps.push(Step::Reshape(index, reshape, slots, views));
+                steps.push(Step::Reshape(index, reshape, slots));
             }
         }
         Ok(steps)
@@ -319,7 +324,7 @@ impl Running {
                 self.part_with(old);
                 self.say_running(&announce.0, &announce.1);
             }
-            Step::Reshape(index, reshape, slots, views) => {
+            Step::Reshape(index, reshape, slots) => {
                 let line = &mut self.lines[index];
                 let source = line.shared.source.clone();
                 let old: Vec<Name> = line.shape.extractors().cloned().collect();
@@ -330,7 +335,7 @@ impl Running {
                 let made = reshape.made.clone();
                 let named = made.iter().map(|e| format!("{source}/{e}"));
                 reloaded.extractors.extend(named);
-                line.reshape(*reshape, slots, views);
+                line.reshape(*reshape, slots);
                 let new: Vec<Name> = line.shape.extractors().cloned().collect();
                 for gone in old.iter().filter(|e| !new.contains(e)) {
                     self.forget(&source, gone);
@@ -348,7 +353,11 @@ impl Running {
     /// What was wrong with an extractor that is no more.
     fn forget(&self, source: &Name, extractor: &Name) {
         let subject = format!("{source}/{extractor}");
-        for code in ["extractor_held", "late_observations"] {
+        for code in [
+            "extractor_held",
+            "extractor_restarting",
+            "late_observations",
+        ] {
             self.maker.events.solved(code, &subject);
         }
     }

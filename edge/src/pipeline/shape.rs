@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use visualpath_core::{ModelUse, Name, Zone};
+use visualpath_core::{ModelUse, Name, ViewSpec, Zone};
 use visualpath_platform::{FlowChange, MAX_EXTRACTORS};
 
 use super::StartError;
-use super::build::{self, LaneFacts, Pace};
+use super::build::{self, LaneFacts, Nursery, Pace};
 use super::plan::{LinePlan, Planned};
 use crate::config::{ExtractorConfig, FusionConfig, PathConfig};
 
@@ -49,6 +49,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The views its extractors want.
+    pub fn views(&self) -> Vec<ViewSpec> {
+        self.lanes
+            .iter()
+            .flatten()
+            .map(|(_, facts, _)| facts.view)
+            .collect()
+    }
+
     /// The names of its extractors.
     pub fn extractors(&self) -> impl Iterator<Item = &Name> {
         self.lanes.iter().flatten().map(|(key, _, _)| &key.name)
@@ -76,7 +85,12 @@ impl Reshape {
     ///
     /// # Errors
     /// If a model can't be loaded or fails on a test picture.
-    pub fn prepare(shape: &Shape, plan: LinePlan, pace: &Pace) -> Result<Self, StartError> {
+    pub fn prepare(
+        shape: &Shape,
+        plan: LinePlan,
+        pace: &Pace,
+        nursery: &Nursery<'_>,
+    ) -> Result<Self, StartError> {
         let mut next = Shape::default();
         next.lanes.resize(shape.lanes.len(), None);
         let mut change = FlowChange::default();
@@ -102,9 +116,10 @@ impl Reshape {
                 return Err(StartError::config(&key, &too_many(&pace.source)));
             }
             slots.push(slot);
-            let loaded = build::load(&planned)?;
+            let loaded = build::load(&mut planned, &pace.source, nursery)?;
             let models = loaded.models.clone();
-            let lane = build::lane(pace, &mut planned, loaded, &slots)?;
+            let view = loaded.view;
+            let lane = build::lane(pace, &mut planned, loaded, &slots, nursery.bell)?;
             let before = key
                 .needs
                 .iter()
@@ -114,6 +129,7 @@ impl Reshape {
                 slot,
                 name: key.name.clone(),
                 fps: planned.settings.fps,
+                view,
                 chain_ns: lane.timeout_ns.saturating_add(chain.unwrap_or(0)),
             };
             made.push(key.name.clone());

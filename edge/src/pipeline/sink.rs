@@ -108,6 +108,14 @@ impl PathSink for LineSink {
         });
     }
 
+    fn restarting(&mut self, extractor: &Name, why: Option<&str>) {
+        self.events.send(Event::Restarting {
+            source: self.line.source.clone(),
+            extractor: extractor.clone(),
+            why: why.map(str::to_owned),
+        });
+    }
+
     fn late(&mut self, extractor: &Name, lateness: Option<Lateness>) {
         self.events.send(Event::Late {
             source: self.line.source.clone(),

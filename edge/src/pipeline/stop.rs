@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use visualpath_core::{Name, StopFlag};
+use visualpath_platform::Leaving;
 
 /// What all stages together get once a stop has been asked for.
 const ALL: Duration = Duration::from_secs(20);
@@ -83,17 +84,17 @@ impl Stopping {
         }
     }
 
-    /// Waits for threads that have been told to end.
-    pub fn join_all(&mut self, prefix: &str, threads: Vec<(Name, JoinHandle<()>)>) {
+    /// Waits for workers that have been told to end.
+    pub fn join_all(&mut self, prefix: &str, workers: Vec<(Name, Leaving)>) {
         let limit = Instant::now() + self.left();
-        for (name, thread) in threads {
+        for (name, worker) in workers {
             let name = format!("{prefix}{name}");
-            while !thread.is_finished() && Instant::now() < limit {
+            while !worker.is_finished() && Instant::now() < limit {
                 std::thread::sleep(LOOK);
             }
-            if !thread.is_finished() {
+            if !worker.is_finished() {
                 self.stragglers.push(name);
-            } else if thread.join().is_err() {
+            } else if !worker.join() {
                 self.panicked.push(name);
             }
         }

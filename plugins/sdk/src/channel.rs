@@ -34,14 +34,19 @@ pub enum Came {
 impl Channel {
     /// Connects as the environment says (PROTOCOL.md, "How a child is started").
     pub fn open() -> Result<(Self, String), ServeError> {
-        let variable = |name: &'static str| std::env::var(name).map_err(|_| ServeError::NotAWorker(name));
-        let (endpoint, token) = (variable("VISUALPATH_ENDPOINT")?, variable("VISUALPATH_TOKEN")?);
+        let variable =
+            |name: &'static str| std::env::var(name).map_err(|_| ServeError::NotAWorker(name));
+        let (endpoint, token) = (
+            variable("VISUALPATH_ENDPOINT")?,
+            variable("VISUALPATH_TOKEN")?,
+        );
         let pools = PoolSocket::inherited()?;
         let socket = zmq::Context::new().socket(zmq::DEALER)?;
         socket.set_identity(token.as_bytes())?;
         // The last word should still go out, and a parent that is gone must not keep us.
         socket.set_linger(1000)?;
-        socket.set_maxmsgsize(MAX_PIXELS.max(i64::try_from(MAX_MESSAGE_BYTES).unwrap_or(i64::MAX)))?;
+        socket
+            .set_maxmsgsize(MAX_PIXELS.max(i64::try_from(MAX_MESSAGE_BYTES).unwrap_or(i64::MAX)))?;
         socket.connect(&endpoint)?;
         let channel = Self {
             socket,

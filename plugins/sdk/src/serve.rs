@@ -24,7 +24,9 @@ const CONFIG_EXIT: u8 = 78;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Not started by the appliance.
-    #[error("{0} is not set: this is a worker, which the appliance starts; `visualpath plugins test NAME` tries one alone")]
+    #[error(
+        "{0} is not set: this is a worker, which the appliance starts; `visualpath plugins test NAME` tries one alone"
+    )]
     NotAWorker(&'static str),
     /// Its socket.
     #[error("the socket to the appliance: {0}")]
@@ -102,7 +104,10 @@ fn hello(plugin: &dyn ExtractorPlugin, token: String) -> FromChild {
         name: plugin.name().to_owned(),
         version: plugin.version().to_owned(),
         protocols: vec![PROTOCOL],
-        codecs: vec![Codec::Postcard1.as_str().into(), Codec::Json1.as_str().into()],
+        codecs: vec![
+            Codec::Postcard1.as_str().into(),
+            Codec::Json1.as_str().into(),
+        ],
         // Both depend on the config: `ready` says them.
         signals: Vec::new(),
         input: None,
@@ -228,7 +233,9 @@ impl Server {
     fn take_pool(&mut self, channel: &Channel, wanted: u32) -> Result<(), ShareError> {
         let (pool_id, reader) = channel.pools.receive()?;
         if pool_id != wanted {
-            return Err(ShareError::NoPool("it is another pool than its message says"));
+            return Err(ShareError::NoPool(
+                "it is another pool than its message says",
+            ));
         }
         self.pools.retain(|(id, _)| *id != pool_id);
         if self.pools.len() == POOLS {
@@ -285,7 +292,10 @@ impl Server {
             }
         };
         let pixels = pixels.ok_or_else(|| {
-            format!("{} bytes of pixels are not where the message says", layout.bytes())
+            format!(
+                "{} bytes of pixels are not where the message says",
+                layout.bytes()
+            )
         })?;
         let view = FrameView {
             meta,

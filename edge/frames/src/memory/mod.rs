@@ -156,7 +156,8 @@ pub(crate) fn inherited_socket() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     // SAFETY: only asked what it is; if it is not open, that is the answer.
     let descriptor = unsafe { BorrowedFd::borrow_raw(INHERITED) };
-    let is_ours = rustix::net::sockopt::socket_type(descriptor) == Ok(rustix::net::SocketType::SEQPACKET)
+    let is_ours = rustix::net::sockopt::socket_type(descriptor)
+        == Ok(rustix::net::SocketType::SEQPACKET)
         && rustix::net::sockopt::socket_domain(descriptor) == Ok(rustix::net::AddressFamily::UNIX);
     if !is_ours || TAKEN.swap(true, Ordering::AcqRel) {
         return None;

@@ -29,7 +29,9 @@ impl PoolReader {
     /// # Errors
     /// When it is no pool, or the kernel refuses.
     pub fn map(pool: &OwnedFd) -> Result<Self, MemfdError> {
-        let size = rustix::fs::fstat(pool).map_err(step("asking its size"))?.st_size;
+        let size = rustix::fs::fstat(pool)
+            .map_err(step("asking its size"))?
+            .st_size;
         let len = usize::try_from(size).unwrap_or(0);
         if !(SLOT_HEADER_BYTES..=MAX_POOL_BYTES).contains(&len) {
             return Err(step("its size is no pool's")(rustix::io::Errno::INVAL));
@@ -52,7 +54,8 @@ impl PoolReader {
             )
         }
         .map_err(step("mapping it"))?;
-        let base = NonNull::new(base.cast()).ok_or_else(|| step("mapping it")(rustix::io::Errno::FAULT))?;
+        let base = NonNull::new(base.cast())
+            .ok_or_else(|| step("mapping it")(rustix::io::Errno::FAULT))?;
         Ok(Self { base, len })
     }
 

@@ -76,6 +76,14 @@ impl<S: PathSink> Flow<S> {
         true
     }
 
+    /// Said at the beginning: which processes did not come up at once.
+    pub(super) fn say_down(&mut self) {
+        for lane in self.lanes.iter().filter(|l| l.down) {
+            self.sink
+                .restarting(&lane.name, Some("its process is not there yet"));
+        }
+    }
+
     /// Everything that has happened to a child. Whether anything has.
     pub(super) fn hear(&mut self, i: usize) -> bool {
         for n in 0..AT_ONCE {

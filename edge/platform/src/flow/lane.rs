@@ -11,10 +11,10 @@ use heapless::Deque;
 
 use super::late::LateWatch;
 use crate::depends::Dependencies;
+use crate::isolation::ChildWorker;
 use crate::limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 use crate::rules::Gate;
-use crate::isolation::ChildWorker;
-use crate::worker::{Job, Leaving, Runner, ThreadWorker};
+use crate::worker::{Isolation, Job, Leaving, Runner, ThreadWorker};
 
 /// One extractor of the source.
 pub struct LaneSpec {
@@ -45,6 +45,14 @@ pub enum LaneWorker {
 }
 
 impl LaneWorker {
+    /// In this process: inline, or on a thread for any stronger isolation.
+    pub fn local(runner: Runner, isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Inline => Self::Inline(Box::new(runner)),
+            _ => Self::Thread(Box::new(runner)),
+        }
+    }
+
     /// The extractor's name in the config.
     pub fn name(&self) -> &Name {
         match self {

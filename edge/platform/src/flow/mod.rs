@@ -14,8 +14,8 @@
 //! exactly once, as skipped, observed or lost; that is what dependents wait for.
 
 mod change;
-mod lane;
 mod children;
+mod lane;
 mod late;
 mod watch;
 
@@ -29,8 +29,8 @@ use visualpath_core::{
 };
 use visualpath_frames::Frame;
 
-use crate::bell::{Bell, BellSender};
 use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
+use crate::bell::{Bell, BellSender};
 use crate::depends::{Deps, Resolved, Verdict};
 use crate::limiter::{Admitted, DropPolicy};
 use crate::trace::FlowTrace;
@@ -278,6 +278,7 @@ impl<S: PathSink> Flow<S> {
     /// that end, to be joined with a deadline: one that hangs does not keep the path waiting.
     pub fn run(mut self, captured: &Receiver<Captured>) -> (S, Vec<(Name, Leaving)>) {
         let nothing = never();
+        self.say_down();
         loop {
             let now_ns = self.now_ns();
             self.look_for_stop();

@@ -122,7 +122,10 @@ impl<S: PathSink> Flow<S> {
         let lanes = self.lanes.iter().filter_map(|l| {
             let f = l.in_flight.as_ref()?;
             // One that is being killed is waited for by its death.
-            if f.timed_out && matches!(l.worker, Worker::Child(_)) && now_ns.saturating_sub(f.since_ns) >= l.hang_ns {
+            if f.timed_out
+                && matches!(l.worker, Worker::Child(_))
+                && now_ns.saturating_sub(f.since_ns) >= l.hang_ns
+            {
                 return None;
             }
             f.since_ns

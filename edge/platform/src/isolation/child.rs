@@ -67,6 +67,7 @@ pub struct ChildWorker {
     /// What comes out at the next calls of [`ChildWorker::next`].
     events: heapless::Deque<ChildEvent, 4>,
     epoch: Option<u32>,
+    reset_first: bool,
     /// A ping is on its way since.
     pinged: Option<(u64, Instant)>,
     heard: Instant,
@@ -130,6 +131,7 @@ impl ChildWorker {
             doing: None,
             events: heapless::Deque::new(),
             epoch: None,
+            reset_first: false,
             pinged: None,
             heard: now,
             killed: false,
@@ -159,6 +161,12 @@ impl ChildWorker {
         self.deadline_ms = limit.map(|l| u32::try_from(l.as_millis()).unwrap_or(u32::MAX));
     }
 
+    /// What it saw so far were no real frames: it forgets them before the first.
+    pub fn forget(&mut self) {
+        self.epoch = None;
+        self.reset_first = true;
+    }
+
     /// What it said of itself when it last came up.
     pub fn facts(&self) -> Option<&Facts> {
         self.facts.as_ref()
@@ -183,9 +191,12 @@ impl ChildWorker {
     pub fn dispatch(&mut self, job: Job) {
         debug_assert!(self.doing.is_none(), "one frame at a time");
         let meta = job.frame.meta();
-        let changed = self.epoch.replace(meta.epoch).is_some_and(|old| old != meta.epoch);
+        let changed = self
+            .epoch
+            .replace(meta.epoch)
+            .is_some_and(|old| old != meta.epoch);
         let job = Job {
-            reset: job.reset || changed,
+            reset: job.reset || changed || std::mem::take(&mut self.reset_first),
             ..job
         };
         self.doing = Some(Doing {
@@ -220,13 +231,25 @@ impl ChildWorker {
     }
 
     fn step(&mut self, doing: &mut Doing) -> Result<u64, StepError> {
-        let Self { link, pixels, view, scratch, deadline_ms, .. } = self;
+        let Self {
+            link,
+            pixels,
+            view,
+            scratch,
+            deadline_ms,
+            ..
+        } = self;
         let Some(link) = link else {
-            return Err(StepError::Frame("the worker process is not there".to_owned()));
+            return Err(StepError::Frame(
+                "the worker process is not there".to_owned(),
+            ));
         };
         let frame = &doing.job.frame;
         if doing.step == Step::Pool {
-            if matches!(pixels, Pixels::Slot) && !link.knows(frame.pool_id()) && frame.pool().read_only_fd().is_some() {
+            if matches!(pixels, Pixels::Slot)
+                && !link.knows(frame.pool_id())
+                && frame.pool().read_only_fd().is_some()
+            {
                 return Ok(link.pass_pool(frame)?);
             }
             doing.step = Step::Reset;
@@ -384,11 +407,17 @@ impl ChildWorker {
         let meta = *doing.job.frame.meta();
         match (doing.step, message) {
             (Step::Pool, FromChild::Ok(_)) => {
-                self.doing = Some(Doing { step: Step::Reset, ..doing });
+                self.doing = Some(Doing {
+                    step: Step::Reset,
+                    ..doing
+                });
                 self.go_on();
             }
             (Step::Reset, FromChild::Ok(_)) => {
-                self.doing = Some(Doing { step: Step::Extract, ..doing });
+                self.doing = Some(Doing {
+                    step: Step::Extract,
+                    ..doing
+                });
                 self.go_on();
             }
             (Step::Extract, FromChild::Observations(seen)) => {
@@ -406,7 +435,9 @@ impl ChildWorker {
             }
             (step, _) => {
                 self.doing = Some(doing);
-                self.kill(&format!("it broke the protocol: a wrong kind of answer to {step:?}"));
+                self.kill(&format!(
+                    "it broke the protocol: a wrong kind of answer to {step:?}"
+                ));
             }
         }
         self.events.pop_front()

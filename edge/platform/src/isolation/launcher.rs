@@ -72,8 +72,9 @@ impl ChildSpec {
     }
 }
 
-/// Makes the command of a child. Its standard input is a socket that must become descriptor 3.
-pub type Program = Box<dyn FnMut() -> std::io::Result<Command> + Send>;
+/// Makes the command of a child, which must find these variables in its environment. Its standard
+/// input is a socket that must become descriptor 3.
+pub type Program = Box<dyn FnMut(&[(&str, String)]) -> std::io::Result<Command> + Send>;
 
 /// What a child that is up said of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -276,7 +277,6 @@ enum StartError {
     Program(std::io::Error),
 }
 
-
 impl Nursery {
     fn new(bell: Bell, asked: Receiver<Ask>) -> Self {
         Self {
@@ -364,7 +364,15 @@ impl Child {
         self.last_words.clear();
         match self.begin() {
             Ok(starting) => self.state = State::Starting(Box::new(starting)),
-            Err(e) => self.died(born, None, NotRunning { why: e.to_string(), kind: None }, false),
+            Err(e) => self.died(
+                born,
+                None,
+                NotRunning {
+                    why: e.to_string(),
+                    kind: None,
+                },
+                false,
+            ),
         }
     }
 
@@ -374,10 +382,11 @@ impl Child {
         let link = Link::bind(&place, pools)?;
         let monitor = monitor(link.socket(), &place.token).map_err(LinkError::from)?;
         place.open_socket(None).map_err(StartError::Directory)?;
-        let mut command = (self.spec.program)().map_err(StartError::Program)?;
-        command
-            .env("VISUALPATH_ENDPOINT", &place.endpoint)
-            .env("VISUALPATH_TOKEN", &place.token);
+        let variables = [
+            ("VISUALPATH_ENDPOINT", place.endpoint.clone()),
+            ("VISUALPATH_TOKEN", place.token.clone()),
+        ];
+        let command = (self.spec.program)(&variables).map_err(StartError::Program)?;
         let process = Process::spawn(command, theirs).map_err(StartError::Program)?;
         tracing::debug!(extractor = %self.spec.name, source = %self.spec.source, pid = process.pid(), "worker process started");
         Ok(Starting {
@@ -460,7 +469,11 @@ impl Child {
         }
         match &mut self.state {
             State::Starting(s) if now >= s.deadline => {
-                let what = if s.hello.is_none() { "said no hello" } else { "was not ready" };
+                let what = if s.hello.is_none() {
+                    "said no hello"
+                } else {
+                    "was not ready"
+                };
                 let limit = self.spec.start_timeout.as_secs_f64();
                 self.kill(&format!("it {what} within start_timeout_s = {limit}"));
             }
@@ -474,7 +487,13 @@ impl Child {
     }
 
     fn drain(&mut self, now: Instant) {
-        let Self { state, budget, last_words, spec, .. } = self;
+        let Self {
+            state,
+            budget,
+            last_words,
+            spec,
+            ..
+        } = self;
         let process = match state {
             State::Starting(s) => &mut s.process,
             State::Up(process, ..) => process,
@@ -513,7 +532,10 @@ impl Child {
                 }
                 (FromChild::Ready(ready), Some(_)) => return self.up(ready),
                 (FromChild::Error(e), _) => {
-                    starting.error = Some(NotRunning { why: e.error, kind: e.kind });
+                    starting.error = Some(NotRunning {
+                        why: e.error,
+                        kind: e.kind,
+                    });
                     // It ends by itself; if not, it is not waited for.
                     starting.deadline = starting.deadline.min(Instant::now() + LAST_WORDS);
                     Ok(())
@@ -525,7 +547,9 @@ impl Child {
                     Ok(())
                 }
                 (FromChild::Trace(_), _) => Ok(()),
-                _ => Err("it broke the protocol: this message does not belong into a start".to_owned()),
+                _ => Err(
+                    "it broke the protocol: this message does not belong into a start".to_owned(),
+                ),
             };
             if let Err(why) = done {
                 return self.kill(&why);
@@ -549,7 +573,10 @@ impl Child {
                     traceback: None,
                     kind: Some(ErrorKind::Protocol),
                 });
-                starting.link.request(&error, None).map_err(|e| e.to_string())?;
+                starting
+                    .link
+                    .request(&error, None)
+                    .map_err(|e| e.to_string())?;
                 starting.error = Some(NotRunning {
                     why: refusal.to_string(),
                     kind: Some(ErrorKind::Protocol),
@@ -559,7 +586,10 @@ impl Child {
             }
         };
         let spec = &self.spec;
-        let dirs = spec.model_dirs.iter().map(|d| d.to_string_lossy().into_owned());
+        let dirs = spec
+            .model_dirs
+            .iter()
+            .map(|d| d.to_string_lossy().into_owned());
         let answer = ParentHello {
             codec: agreed.codec.as_str().to_owned(),
             config: JsonObject::from(spec.config.clone()),
@@ -579,7 +609,13 @@ impl Child {
         let State::Starting(starting) = std::mem::replace(&mut self.state, State::Over) else {
             return;
         };
-        let Starting { process, link, monitor, hello, .. } = *starting;
+        let Starting {
+            process,
+            link,
+            monitor,
+            hello,
+            ..
+        } = *starting;
         let hello = hello.unwrap_or_default();
         let input = ready.input.or(hello.input);
         let input = match input.as_ref().map(ViewSpec::try_from).transpose() {
@@ -639,7 +675,9 @@ impl Child {
             _ => None,
         };
         let final_ = exit.code() == Some(HELD_EXIT);
-        let hopeless = said.as_ref().is_some_and(|said| said.kind.is_some_and(|k| k != ErrorKind::Plugin));
+        let hopeless = said
+            .as_ref()
+            .is_some_and(|said| said.kind.is_some_and(|k| k != ErrorKind::Plugin));
         let reason = said.unwrap_or_else(|| {
             let words = in_words(exit);
             let why = match (&self.killed, self.last_words.as_str()) {
@@ -691,7 +729,10 @@ const LAST_TURNS: usize = 3;
 /// Hears when the connection is lost.
 fn monitor(socket: &zmq::Socket, token: &str) -> Result<zmq::Socket, zmq::Error> {
     let endpoint = format!("inproc://monitor-{token}");
-    socket.monitor(&endpoint, i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()))?;
+    socket.monitor(
+        &endpoint,
+        i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()),
+    )?;
     let monitor = context().socket(zmq::PAIR)?;
     monitor.set_linger(0)?;
     monitor.connect(&endpoint)?;

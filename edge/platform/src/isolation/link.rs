@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use visualpath_frames::{Frame, PoolSocket, ShareError};
 use visualpath_protocol::{
-    Codec, ConvertError, DecodeError, EncodeError, Envelope, FromChild, FromParent, Layout, Nothing,
-    Pool,     bounds::MAX_MESSAGE_BYTES, decode, encode_into,
+    Codec, ConvertError, DecodeError, EncodeError, Envelope, FromChild, FromParent, Layout,
+    Nothing, Pool, bounds::MAX_MESSAGE_BYTES, decode, encode_into,
 };
 
 use super::rendezvous::Rendezvous;

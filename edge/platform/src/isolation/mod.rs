@@ -15,9 +15,12 @@ mod launcher;
 mod lines;
 mod link;
 mod process;
-mod restarts;
 mod rendezvous;
+mod restarts;
 
 pub use child::{ChildEvent, ChildWorker, JpegEncoder, Pixels, sleep};
-pub use launcher::{ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program};
+pub use launcher::{
+    ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program,
+};
 pub use link::Link;
+pub use visualpath_protocol::ErrorKind;

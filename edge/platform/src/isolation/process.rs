@@ -48,9 +48,7 @@ impl Process {
         }
     }
 
-    fn watch(
-        child: &mut Child,
-    ) -> io::Result<(OwnedFd, Lines<ChildStdout>, Lines<ChildStderr>)> {
+    fn watch(child: &mut Child) -> io::Result<(OwnedFd, Lines<ChildStdout>, Lines<ChildStderr>)> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
         // It can't have been reaped yet, so the number is still its own.

@@ -68,7 +68,13 @@ mod tests {
         let after = |t| Verdict::After(s(t));
         assert_eq!(
             pauses,
-            [after(0.5), after(1.0), after(2.0), after(4.0), Verdict::Hold]
+            [
+                after(0.5),
+                after(1.0),
+                after(2.0),
+                after(4.0),
+                Verdict::Hold
+            ]
         );
     }
 
@@ -90,6 +96,9 @@ mod tests {
         let mut restarts = Restarts::default();
         restarts.died(s(0.0), None);
         restarts.died(s(10.0), None);
-        assert_eq!(restarts.died(s(75.0), Some(s(12.0))), Verdict::After(s(0.5)));
+        assert_eq!(
+            restarts.died(s(75.0), Some(s(12.0))),
+            Verdict::After(s(0.5))
+        );
     }
 }

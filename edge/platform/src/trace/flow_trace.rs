@@ -14,8 +14,8 @@ use visualpath_core::{
 use super::hub::ObservabilityHub;
 use super::record::{
     DecisionEntry, ExtractorCounts, ExtractorOutcome, FpsSummary, FrameDrop, FrameRecord,
-    FusionDecision, InputKind, Level, ObservationRecord, OutcomeWord, PluginRecord, Record, Stage, StateChange,
-    SyncDelay, Timing, TriggerFire, WorkerRecord,
+    FusionDecision, InputKind, Level, ObservationRecord, OutcomeWord, PluginRecord, Record, Stage,
+    StateChange, SyncDelay, Timing, TriggerFire, WorkerRecord,
 };
 use crate::flow::Times;
 

@@ -17,8 +17,8 @@ use visualpath_core::{
 };
 use visualpath_frames::{Frame, FramePool, PoolSpec, ViewError, ViewMaker};
 use visualpath_platform::{
-    Captured, DropPolicy, Flow, FlowChange, FlowLimiter, FlowPath, FlowSpec, FlowStats, Isolation,
-    LaneSpec, Merger, PathSink, PathSpec, Runner, Times,
+    Bell, Captured, DropPolicy, Flow, FlowChange, FlowLimiter, FlowPath, FlowSpec, FlowStats,
+    Isolation, LaneSpec, LaneWorker, Leaving, Merger, PathSink, PathSpec, Runner, Times,
 };
 
 mod spine;
@@ -152,8 +152,7 @@ fn lane(n: &str, opts: LaneOpts) -> LaneSpec {
     )
     .unwrap();
     LaneSpec {
-        runner,
-        isolation: opts.isolation,
+        worker: LaneWorker::local(runner, opts.isolation),
         limiter: FlowLimiter::new(opts.rate, opts.policy, 1),
         depends: vec![],
         gate: None,
@@ -163,7 +162,7 @@ fn lane(n: &str, opts: LaneOpts) -> LaneSpec {
     }
 }
 
-type Workers = Vec<(Name, std::thread::JoinHandle<()>)>;
+type Workers = Vec<(Name, Leaving)>;
 
 struct Started {
     captured: Sender<Captured>,
@@ -180,7 +179,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
     let extractors = lanes
         .iter()
         .enumerate()
-        .map(|(i, l)| (i, l.runner.name().clone(), i64::MAX))
+        .map(|(i, l)| (i, l.worker.name().clone(), i64::MAX))
         .collect();
     let path = PathSpec {
         name: name("entrance"),
@@ -194,6 +193,7 @@ fn start(lanes: Vec<LaneSpec>, realtime: bool, clock: Arc<dyn Clock>) -> Started
         trace: visualpath_platform::trace::FlowTrace::off(name("cam0")),
         source: name("cam0"),
         unix_ns: Arc::new(|t_ns| t_ns),
+        bell: Bell::new().unwrap(),
         changes: changed,
         realtime,
         lanes,
@@ -221,7 +221,7 @@ fn finish(s: Started) -> (Vec<String>, Arc<FlowStats>, Vec<String>) {
     drop(s.captured);
     let (sink, threads) = s.thread.join().unwrap();
     for (_, t) in threads {
-        t.join().unwrap();
+        assert!(t.join());
     }
     for (name, lane) in s.stats.lanes() {
         let get = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::SeqCst);
@@ -476,8 +476,7 @@ fn hanging(open: Receiver<()>) -> LaneSpec {
     )
     .unwrap();
     LaneSpec {
-        runner,
-        isolation: Isolation::Thread,
+        worker: LaneWorker::local(runner, Isolation::Thread),
         limiter: FlowLimiter::new(None, DropPolicy::None, 1),
         depends: vec![],
         gate: None,

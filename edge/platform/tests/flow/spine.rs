@@ -61,12 +61,14 @@ fn lane_of(index: usize, plan: &Plan) -> LaneSpec {
     let merger = Merger::new(n.clone(), vec![]);
     let runner = Runner::new(n, ViewSpec::default(), merger, Box::new(factory)).unwrap();
     LaneSpec {
-        runner,
-        isolation: if plan.thread {
-            Isolation::Thread
-        } else {
-            Isolation::Inline
-        },
+        worker: LaneWorker::local(
+            runner,
+            if plan.thread {
+                Isolation::Thread
+            } else {
+                Isolation::Inline
+            },
+        ),
         limiter: FlowLimiter::new(rate(plan), DropPolicy::None, 1),
         depends: plan.depends.clone(),
         gate: plan.gate.map(gate_on),
@@ -209,13 +211,13 @@ fn slow(n: &str, go: Receiver<()>, depends: Vec<usize>) -> LaneSpec {
     let merger = Merger::new(name(n), vec![]);
     let factory =
         Box::new(move || Ok(Box::new(Scripted(Box::new(look.clone()))) as Box<dyn Extractor>));
+    let runner = Runner::new(name(n), ViewSpec::default(), merger, factory).unwrap();
     LaneSpec {
-        isolation: Isolation::Thread,
+        worker: LaneWorker::local(runner, Isolation::Thread),
         limiter: FlowLimiter::new(None, DropPolicy::Oldest, 1),
         depends,
         timeout_ns: i64::MAX,
         hang_ns: i64::MAX,
-        runner: Runner::new(name(n), ViewSpec::default(), merger, factory).unwrap(),
         ..lane(n, opts(honest, Isolation::Thread))
     }
 }

@@ -1,0 +1,337 @@
+//! How this process starts workers: which program, in which sandbox, with which environment.
+//!
+//! What is spawned is always the `visualpath` program as the stage (`visualpath worker`): it puts
+//! itself into the sandbox, then becomes the plugin, or goes on as it where the plugin is built in.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use visualpath_core::Name;
+use visualpath_platform::isolation::Program;
+use visualpath_platform::{Isolation, Registry};
+use visualpath_sandbox::{Exec, Policy, STAGE_ENV, Stage, StageError, Trust};
+
+use crate::config::{Config, ExtractorConfig};
+
+/// What a worker process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runs {
+    /// A plugin linked into this program, by name.
+    BuiltIn(String),
+    /// Another program.
+    Other {
+        /// Absolute path.
+        program: PathBuf,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Directories it needs to read: its own, its venv's, its interpreter's.
+        read: Vec<PathBuf>,
+    },
+}
+
+/// Why a worker process can't be started here at all.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The program that is the stage.
+    #[error("no `visualpath` program is found to start worker processes with: put it beside {}, into PATH, or name it in VISUALPATH_WORKER", .0.display())]
+    NoProgram(PathBuf),
+    /// Its working directory.
+    #[error("{}: {error}: a worker process needs it as its working directory", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// What the stage is told.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// A layer that it must not run without.
+    #[error("trust = \"untrusted\" needs what does not work here: {layer}")]
+    Mandatory {
+        /// Which, why, and what to do.
+        layer: String,
+    },
+}
+
+/// Names the stage's program where it is not found by itself.
+const PROGRAM_ENV: &str = "VISUALPATH_WORKER";
+
+/// How this process starts workers.
+#[derive(Debug, Clone)]
+pub struct Host {
+    program: PathBuf,
+    state_dir: PathBuf,
+    model_dirs: Vec<PathBuf>,
+}
+
+impl Host {
+    /// For the workers of a config.
+    ///
+    /// # Errors
+    /// If the stage's program is not found.
+    pub fn new(config: &Config) -> Result<Self, HostError> {
+        Ok(Self {
+            program: stage_program()?,
+            state_dir: config.device.state_dir.clone(),
+            model_dirs: crate::pipeline::plan::model_dirs(config),
+        })
+    }
+
+    /// The program of one worker, to be started again and again.
+    ///
+    /// # Errors
+    /// If it could not be started even once.
+    pub fn program(
+        &self,
+        runs: &Runs,
+        extractor: &Name,
+        source: &Name,
+        settings: &ExtractorConfig,
+    ) -> Result<Program, HostError> {
+        let directory = self.directory(extractor, source)?;
+        let policy = self.policy(runs, settings)?;
+        let environment = environment();
+        let (program, runs) = (self.program.clone(), runs.clone());
+        let (args, exec) = match runs {
+            Runs::BuiltIn(plugin) => (vec!["--plugin".to_owned(), plugin], None),
+            Runs::Other { program, args, .. } => (Vec::new(), Some((program, args))),
+        };
+        Ok(Box::new(move |meet| {
+            // What the plugin finds, whether it is exec'ed or this program itself.
+            let mut environment = environment.clone();
+            environment.extend(meet.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+            let stage = Stage {
+                policy: policy.clone(),
+                dir: directory.clone(),
+                exec: exec.clone().map(|(program, args)| Exec {
+                    program,
+                    args,
+                    env: environment.clone(),
+                }),
+                parent_pid: std::process::id(),
+                socket_on_stdin: true,
+            };
+            let mut command = Command::new(&program);
+            command
+                .arg("worker")
+                .args(&args)
+                .env_clear()
+                .envs(environment)
+                .env(STAGE_ENV, stage.to_env().map_err(io::Error::other)?);
+            Ok(command)
+        }))
+    }
+
+    /// The worker's own directory, which stays over restarts: caches that libraries write there are
+    /// found again.
+    fn directory(&self, extractor: &Name, source: &Name) -> Result<PathBuf, HostError> {
+        let path = self
+            .state_dir
+            .join("work")
+            .join(format!("{source}.{extractor}"));
+        let failed = |error| HostError::Directory {
+            path: path.clone(),
+            error,
+        };
+        let mut builder = fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(failed)?;
+        path.canonicalize().map_err(failed)
+    }
+
+    fn policy(&self, runs: &Runs, settings: &ExtractorConfig) -> Result<Policy, HostError> {
+        let mut read = self.model_dirs.clone();
+        read.extend(runtime_dirs());
+        read.push(self.program.clone());
+        if let Runs::Other {
+            program, read: own, ..
+        } = runs
+        {
+            read.push(program.clone());
+            read.extend(own.iter().cloned());
+        }
+        read.extend(settings.sandbox.read.iter().cloned());
+        // One that is not there needs no grant.
+        let mut read: Vec<PathBuf> = read.iter().filter_map(|p| p.canonicalize().ok()).collect();
+        read.sort();
+        read.dedup();
+        let memory = settings
+            .sandbox
+            .memory_mb
+            .map(|mb| mb << 20)
+            .or_else(half_of_memory);
+        let policy = Policy {
+            trust: match settings.trust {
+                crate::config::Trust::Normal => Trust::Normal,
+                crate::config::Trust::Untrusted => Trust::Untrusted,
+            },
+            read,
+            write: settings.sandbox.write.clone(),
+            devices: settings.devices.clone(),
+            memory_bytes: memory,
+            network: settings.sandbox.network,
+            processes: settings.sandbox.processes,
+            ..Policy::default()
+        };
+        if policy.trust == Trust::Untrusted {
+            let layers = visualpath_sandbox::probe();
+            if let Some(layer) = policy.mandatory_missing(&layers).first() {
+                return Err(HostError::Mandatory {
+                    layer: layer.to_string(),
+                });
+            }
+        }
+        Ok(policy)
+    }
+}
+
+/// This program, or the one installed beside the app that uses the library.
+fn stage_program() -> Result<PathBuf, HostError> {
+    let named = std::env::var_os(PROGRAM_ENV).filter(|p| !p.is_empty());
+    if let Some(named) = named {
+        return Ok(named.into());
+    }
+    let this = std::env::current_exe().unwrap_or_default();
+    if this.file_name().is_some_and(|n| n == "visualpath") {
+        return Ok(this);
+    }
+    let beside = this.ancestors().skip(1).take(2).map(Path::to_path_buf);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = beside.chain(std::env::split_paths(&path));
+    let mut programs = dirs.map(|d| d.join("visualpath"));
+    programs
+        .find(|p| p.is_file())
+        .ok_or(HostError::NoProgram(this))
+}
+
+/// Variables a worker may know; secrets of the appliance are not among them.
+const KNOWN: &[&str] = &[
+    "PATH",
+    "LANG",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "ORT_DYLIB_PATH",
+    "RUST_BACKTRACE",
+    "VISUALPATH_MODEL_PATH",
+];
+/// … and those that begin so.
+const FAMILIES: &[&str] = &[
+    "LC_",
+    "CUDA_",
+    "NVIDIA_",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "PYTHON",
+    "NUMBA_",
+    "TORCH_",
+];
+
+fn environment() -> Vec<(String, String)> {
+    let known = |name: &str| KNOWN.contains(&name) || FAMILIES.iter().any(|f| name.starts_with(f));
+    let mut variables: Vec<(String, String)> =
+        std::env::vars().filter(|(name, _)| known(name)).collect();
+    if let Some(cache) = cache_home() {
+        // HOME is the worker's own directory; models and the inference runtime are in the user's.
+        let cache = cache.to_string_lossy().into_owned();
+        variables.push(("XDG_CACHE_HOME".to_owned(), cache));
+    }
+    variables
+}
+
+fn cache_home() -> Option<PathBuf> {
+    let set = |name: &str| -> Option<OsString> { std::env::var_os(name).filter(|v| !v.is_empty()) };
+    set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache")))
+}
+
+/// Where the inference runtime's library may lie.
+fn runtime_dirs() -> Vec<PathBuf> {
+    let cache = cache_home().map(|c| c.join("visualpath"));
+    let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    let linked = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    cache
+        .into_iter()
+        .chain(named)
+        .chain(std::env::split_paths(&linked).filter(|p| p.is_absolute()))
+        .collect()
+}
+
+fn half_of_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024 / 2)
+}
+
+/// The whole of `visualpath worker`: into the sandbox, then the plugin. Called before anything else
+/// in `main`, while there is one thread.
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    // With a program to become it does not return.
+    let _entered = visualpath_sandbox::enter_or_exit();
+    let plugin = match arguments {
+        [flag, plugin] if flag == "--plugin" => plugin.to_string_lossy(),
+        _ => return complain("`visualpath worker` is started by visualpath itself"),
+    };
+    let registry = match crate::builtin::registry() {
+        Ok(registry) => registry,
+        Err(e) => return complain(&e.to_string()),
+    };
+    log_to_stderr();
+    serve(&registry, &plugin)
+}
+
+fn serve(registry: &Registry, plugin: &str) -> ExitCode {
+    match registry.extractor(plugin) {
+        Ok(plugin) => match visualpath_plugin::serve(plugin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                complain(&e.to_string());
+                ExitCode::from(e.exit_code())
+            }
+        },
+        Err(e) => complain(&e.to_string()),
+    }
+}
+
+/// One line, which the parent logs.
+fn complain(text: &str) -> ExitCode {
+    #[expect(clippy::print_stderr, reason = "standard error is a worker's log")]
+    {
+        eprintln!("ERROR {text}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Lines that begin with their level, as the parent reads them.
+fn log_to_stderr() {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .with_max_level(tracing::Level::INFO)
+        .finish();
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        complain("the log was set up twice");
+    }
+}
+
+/// The words of the config as the platform's.
+pub fn isolation(isolation: crate::config::Isolation) -> Isolation {
+    match isolation {
+        crate::config::Isolation::Inline => Isolation::Inline,
+        crate::config::Isolation::Thread => Isolation::Thread,
+        crate::config::Isolation::Process => Isolation::Process,
+        crate::config::Isolation::Venv => Isolation::Venv,
+    }
+}
