@@ -240,3 +240,110 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
         is_v2.then(|| before.split(' ').nth(4).map(PathBuf::from))?
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file tree like the kernel's; nothing in it does anything.
+    struct Tree {
+        root: tempfile::TempDir,
+        base: PathBuf,
+    }
+
+    fn tree(own: &str, controllers: &str) -> Tree {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("system.slice/visualpath.service");
+        fs::create_dir_all(base.join(MAIN)).unwrap();
+        fs::write(base.join("cgroup.controllers"), controllers).unwrap();
+        fs::write(base.join("cgroup.subtree_control"), "").unwrap();
+        fs::write(base.join("main/cgroup.procs"), "").unwrap();
+        fs::write(root.path().join("membership"), own).unwrap();
+        Tree { root, base }
+    }
+
+    fn look(tree: &Tree) -> Result<Delegation, NotDelegated> {
+        Delegation::look_at(tree.root.path(), &tree.root.path().join("membership"))
+    }
+
+    const OWN: &str = "9:pids:/x\n0::/system.slice/visualpath.service\n";
+
+    #[test]
+    fn the_parent_moves_into_a_leaf_before_it_hands_controllers_out() {
+        let tree = tree(OWN, "cpu io memory pids\n");
+        let stale = tree.base.join("worker-left");
+        fs::create_dir(&stale).unwrap();
+        let mut delegation = look(&tree).unwrap();
+        assert_eq!(delegation.base(), tree.base);
+        delegation.prepare().unwrap();
+        let read = |name: &str| fs::read_to_string(tree.base.join(name)).unwrap();
+        assert_eq!(read("main/cgroup.procs"), "0");
+        assert_eq!(read("cgroup.subtree_control"), "+memory +pids");
+        assert!(!stale.exists());
+    }
+
+    #[test]
+    fn a_parent_that_lives_in_main_already_stays_there() {
+        let own = "0::/system.slice/visualpath.service/main\n";
+        let tree = tree(own, "memory pids");
+        let mut delegation = look(&tree).unwrap();
+        assert_eq!(delegation.base(), tree.base);
+        delegation.prepare().unwrap();
+        let procs = fs::read_to_string(tree.base.join("main/cgroup.procs")).unwrap();
+        assert_eq!(procs, "");
+    }
+
+    #[test]
+    fn what_is_not_delegated_is_named() {
+        let error = look(&tree(OWN, "cpu memory")).unwrap_err();
+        assert!(error.to_string().contains("pids"), "{error}");
+        let error = look(&tree("1:memory:/x\n", "memory pids")).unwrap_err();
+        assert!(error.to_string().contains("0::/"), "{error}");
+        let tree = tree(OWN, "memory pids");
+        fs::remove_file(tree.base.join("cgroup.subtree_control")).unwrap();
+        let error = look(&tree).unwrap_err();
+        assert!(error.to_string().contains("subtree_control"), "{error}");
+    }
+
+    #[test]
+    fn a_worker_gets_its_limits_and_nothing_remains_of_a_failed_one() {
+        let tree = tree(OWN, "memory pids");
+        let delegation = look(&tree).unwrap();
+        // The kernel makes these files with the directory.
+        let dir = tree.base.join("worker-face__yard_");
+        fs::create_dir(&dir).unwrap();
+        for file in [
+            "pids.max",
+            "memory.max",
+            "memory.oom.group",
+            "memory.swap.max",
+        ] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        let worker = delegation.worker("face (yard)", Some(1 << 28), 64).unwrap();
+        assert_eq!(worker.path(), dir);
+        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        let limits = [
+            "pids.max",
+            "memory.max",
+            "memory.oom.group",
+            "memory.swap.max",
+        ]
+        .map(read);
+        assert_eq!(limits, ["64", "268435456", "1", "0"]);
+
+        let error = delegation.worker("b", None, 64).unwrap_err();
+        assert!(error.to_string().contains("worker-b/pids.max"), "{error}");
+        assert!(!tree.base.join("worker-b").exists());
+    }
+
+    #[test]
+    fn version_2_is_found_among_mounts() {
+        let mounts = "30 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      31 30 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      32 30 0:28 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
+        let found = mount_point(mounts).unwrap();
+        assert_eq!(found, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_point("30 1 0:26 / / rw - ext4 /dev/x rw\n"), None);
+    }
+}

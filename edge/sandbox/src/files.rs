@@ -60,7 +60,8 @@ const SYSTEM: &[&str] = &[
     "/sys/kernel/mm/transparent_hugepage",
 ];
 
-/// Read besides by a worker with devices: where drivers look for them.
+/// Read besides by a worker that is trusted or has devices: where drivers and ONNX Runtime look
+/// for them. It holds serial numbers, which are no untrusted worker's business.
 const SYSTEM_DEVICES: &[&str] = &[
     "/etc/OpenCL",
     "/etc/glvnd",
@@ -172,10 +173,8 @@ pub(crate) fn restrict(
 }
 
 fn system(policy: &Policy) -> impl Iterator<Item = &'static &'static str> {
-    let devices: &[&str] = match policy.devices.is_empty() {
-        true => &[],
-        false => SYSTEM_DEVICES,
-    };
+    let hidden = policy.trust == Trust::Untrusted && policy.devices.is_empty();
+    let devices: &[&str] = if hidden { &[] } else { SYSTEM_DEVICES };
     let network: &[&str] = if policy.network { SYSTEM_NETWORK } else { &[] };
     SYSTEM.iter().chain(devices).chain(network)
 }

@@ -243,8 +243,9 @@ mod tests {
             read_of("/srv/py/3.11/bin"),
             [venv.clone(), PathBuf::from("/srv/py/3.11")]
         );
-        assert_eq!(read_of("/usr/bin"), [venv.clone()]);
-        assert_eq!(read_of("/bin"), [venv]);
+        for system in ["/usr/bin", "/bin", "/usr/local/bin"] {
+            assert_eq!(read_of(system), std::slice::from_ref(&venv));
+        }
         std::fs::remove_file(&config).unwrap();
         let error = Policy::default().read_venv(dir.path()).unwrap_err();
         assert!(error.to_string().contains("pyvenv.cfg"), "{error}");

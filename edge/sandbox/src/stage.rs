@@ -200,6 +200,7 @@ impl Step {
 
 /// Takes the stage out of the environment and enters it. With a program it never returns; on
 /// failure it writes one line to standard error and exits with [`STAGE_EXIT`].
+#[must_use = "keep it until the worker ends"]
 pub fn enter_or_exit() -> Entered {
     match Stage::from_env().and_then(Stage::enter) {
         Ok(entered) => entered,

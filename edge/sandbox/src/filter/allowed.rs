@@ -38,6 +38,7 @@ const ALWAYS: &[i64] = &[
     SYS_copy_file_range,
     SYS_sendfile,
     SYS_fchmod,
+    SYS_fchown,
     SYS_getdents64,
     // Paths: which of them is Landlock's business.
     SYS_openat,
@@ -56,6 +57,7 @@ const ALWAYS: &[i64] = &[
     SYS_symlinkat,
     SYS_truncate,
     SYS_fchmodat,
+    SYS_fchownat,
     SYS_utimensat,
     SYS_getxattr,
     SYS_lgetxattr,
@@ -204,6 +206,8 @@ const ALWAYS_HERE: &[i64] = &[
     SYS_link,
     SYS_symlink,
     SYS_chmod,
+    SYS_chown,
+    SYS_lchown,
     SYS_dup2,
     SYS_pipe,
     SYS_poll,
@@ -286,18 +290,8 @@ pub(super) fn table(situation: &Situation) -> Result<Table, BackendError> {
             table.insert(call, vec![rule([is(0, own)])?]);
         }
     }
-    for call in [
-        SYS_prlimit64,
-        SYS_sched_setaffinity,
-        SYS_sched_setscheduler,
-        SYS_sched_setparam,
-        SYS_sched_setattr,
-    ] {
-        table.insert(call, itself()?);
-    }
-    // Its own priority: PRIO_PROCESS is 0.
-    let own_priority = vec![rule([is(0, 0), is(1, 0)])?, rule([is(0, 0), is(1, own)])?];
-    table.insert(SYS_setpriority, own_priority);
+    table.insert(SYS_prlimit64, itself()?);
+    scheduling(situation, &mut table)?;
     let harmless = [F_SETOWN, F_SETSIG, F_SETOWN_EX].map(|command| is_not(1, int(command)));
     table.insert(SYS_fcntl, vec![rule(harmless)?]);
     table.insert(SYS_ioctl, ioctls(situation)?);
@@ -327,6 +321,36 @@ pub(super) fn table(situation: &Situation) -> Result<Table, BackendError> {
     };
     table.insert(SYS_clone, vec![rule([clone])?]);
     Ok(table)
+}
+
+/// Its own priority and processors. A filter can't tell its threads from other processes, and
+/// only another user keeps the kernel from obeying for those.
+fn scheduling(situation: &Situation, table: &mut Table) -> Result<(), BackendError> {
+    let own = situation.pid;
+    let calls = [
+        SYS_sched_setaffinity,
+        SYS_sched_setscheduler,
+        SYS_sched_setparam,
+        SYS_sched_setattr,
+        SYS_setpriority,
+    ];
+    if situation.own_user {
+        table.extend(calls.map(|call| (call, Vec::new())));
+        return Ok(());
+    }
+    for call in calls {
+        table.insert(call, vec![rule([is(0, own)])?, rule([is(0, 0)])?]);
+    }
+    // libzmq aborts unless each of its threads may choose the ordinary policy it has already.
+    let ordinary = rule([is(1, int(SCHED_OTHER))])?;
+    table
+        .entry(SYS_sched_setscheduler)
+        .or_default()
+        .push(ordinary);
+    // PRIO_PROCESS is 0; whose is the second argument.
+    let priority = vec![rule([is(0, 0), is(1, 0)])?, rule([is(0, 0), is(1, own)])?];
+    table.insert(SYS_setpriority, priority);
+    Ok(())
 }
 
 fn ioctls(situation: &Situation) -> Result<Vec<seccompiler::SeccompRule>, BackendError> {

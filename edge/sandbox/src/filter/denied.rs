@@ -70,6 +70,11 @@ const ALWAYS: &[i64] = &[
     SYS_ioperm,
     #[cfg(target_arch = "x86_64")]
     SYS_modify_ldt,
+    // What would stay behind when it ends.
+    SYS_shmget,
+    SYS_semget,
+    SYS_msgget,
+    SYS_mq_open,
     // Files by number instead of by path.
     SYS_open_by_handle_at,
     // Changing who it is: the kernel would forget that it dies with its parent.

@@ -62,6 +62,8 @@ struct Situation {
     network: bool,
     /// Has devices, and so their ioctls.
     devices: bool,
+    /// Has a user of its own, so that the kernel refuses it other processes anyway.
+    own_user: bool,
     /// Landlock keeps signals inside, so the filter need not.
     signals_scoped: bool,
 }
@@ -98,6 +100,7 @@ pub(crate) fn install(policy: &Policy, signals_scoped: bool) -> Result<bool, Sta
         processes: policy.processes,
         network: policy.network,
         devices: !policy.devices.is_empty(),
+        own_user: policy.user.is_some(),
         signals_scoped,
     };
     let failed = |e: io::Error| Step::Seccomp.failed("filter", e, "report this");
@@ -200,6 +203,7 @@ mod tests {
             processes: false,
             network: false,
             devices: false,
+            own_user: false,
             signals_scoped: true,
         }
     }

@@ -25,9 +25,7 @@ pub fn run(args: &[String]) {
         "device" => device(arg(1)),
         "connect" => word(connect(arg(1))),
         "abstract" => word(abstract_connect(arg(1))),
-        "socket" => word(call(|| unsafe {
-            libc::socket(arg(1).parse().unwrap(), libc::SOCK_STREAM, 0)
-        })),
+        "socket" => word(raw(libc::SYS_socket, [arg(1).parse().unwrap(), 1, 0, 0, 0])),
         "tcp" => word(std::net::TcpStream::connect(arg(1))),
         "socketpair" => word(UnixStream::pair()),
         "signal_others" => signal_others(pid()),
@@ -232,7 +230,8 @@ fn look_into(pid: i32) -> String {
         ("writev", vm(libc::SYS_process_vm_writev)),
         ("mem", file("mem")),
         ("environ", file("environ")),
-        ("fd", word(fs::read_dir(format!("/proc/{pid}/fd")))),
+        ("fd", file("fd/0")),
+        ("exe", word(fs::read_link(format!("/proc/{pid}/exe")))),
         ("kcmp", word(raw(libc::SYS_kcmp, [pid, pid, 0, 0, 0]))),
     ])
 }
@@ -305,6 +304,8 @@ fn privileged() -> String {
         ("setgroups", libc::SYS_setgroups, none),
         ("clock", libc::SYS_clock_settime, none),
         ("setsid", libc::SYS_setsid, none),
+        ("shmget", libc::SYS_shmget, none),
+        ("mq_open", libc::SYS_mq_open, none),
     ];
     let not_refused: Vec<String> = calls
         .iter()
@@ -350,10 +351,14 @@ fn forks() -> String {
     let mut all = raw_fork;
     all.push(("clone", word(raw(libc::SYS_clone, [17, 0, 0, 0, 0]))));
     all.push(("clone3", word(raw(libc::SYS_clone3, [0; 5]))));
-    // SAFETY: the child would end at once.
-    let libc_fork = call(|| match unsafe { libc::fork() } {
-        0 => unsafe { libc::_exit(0) },
-        pid => pid,
+    let libc_fork = call(|| {
+        // SAFETY: the child ends at once.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends it without running anything of the parent's.
+            unsafe { libc::_exit(0) };
+        }
+        pid
     });
     all.push(("libc", word(libc_fork)));
     all.push(("spawn", word(Command::new("/bin/true").spawn().map(drop))));

@@ -263,10 +263,10 @@ fn leaks() -> Result<(), String> {
             Trust::Untrusted => format!(
                 "0=/dev/null {}",
                 [
-                    "3=/proc/PID",
-                    "4=/proc/cpuinfo",
-                    "5=/proc/meminfo",
-                    "6=/proc/sys/vm/overcommit_memory"
+                    "4=/proc/PID",
+                    "5=/proc/cpuinfo",
+                    "6=/proc/meminfo",
+                    "7=/proc/sys/vm/overcommit_memory"
                 ]
                 .join(" ")
             ),

@@ -31,7 +31,8 @@ pub fn until_ready(child: &mut Child) {
     assert_eq!(&line, b"ready\n");
 }
 
-/// A parent that starts a worker, says so, and waits to be killed. Its output is the worker's.
+/// A parent that says that it starts a worker, does so, and waits to be killed. Its output is
+/// the worker's too.
 pub fn middle() -> ExitCode {
     let json = std::env::var(STAGE_ENV).unwrap();
     let mut stage: Stage = serde_json::from_str(&json).unwrap();
@@ -44,12 +45,12 @@ pub fn middle() -> ExitCode {
         .stdin(Stdio::null())
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit());
-    let _child = command.spawn().unwrap();
-    println!("spawned");
+    println!("started");
     std::io::stdout().flush().unwrap();
-    loop {
-        std::thread::park();
-    }
+    let mut child = command.spawn().unwrap();
+    // It never ends by itself.
+    child.wait().unwrap();
+    ExitCode::FAILURE
 }
 
 /// A hundred parents, killed at a moment drawn from a seed: before, during and after the stage.
@@ -80,8 +81,8 @@ fn orphans() -> Result<(), String> {
         let mut stdout = middle.stdout.take().unwrap();
         let mut line = [0; 8];
         stdout.read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"spawned\n");
-        // xorshift: up to 20 ms, most of a stage's life and beyond.
+        assert_eq!(&line, b"started\n");
+        // xorshift: up to 20 ms, from before its birth to after the stage.
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;

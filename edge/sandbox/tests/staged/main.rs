@@ -9,6 +9,11 @@
 //! | `staged --middle` | a parent that only exists to be killed |
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test, but clippy sees that only where there is libtest"
+)]
 
 mod attack;
 mod child;
