@@ -114,6 +114,24 @@ pub(crate) fn restrict(
         });
     };
     let level = kernel.min(LANDLOCK_ABI_TESTED);
+    let (ruleset, pins) = allowed(policy, dir, program, level)?;
+    let status = ruleset.restrict_self().map_err(refused)?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err(refused_by(
+            "restrict_self enforced nothing",
+            io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+        ));
+    }
+    Ok(Restricted { abi: level, pins })
+}
+
+/// Every rule, for a kernel of that Landlock ABI, and what must stay open for them to last.
+fn allowed(
+    policy: &Policy,
+    dir: &Path,
+    program: Option<&Path>,
+    level: u32,
+) -> Result<(RulesetCreated, Vec<OwnedFd>), StageError> {
     let abi = ABI::from(i32::try_from(level).unwrap_or(0));
     let mut rules = Rules {
         ruleset: ruleset(abi, policy).map_err(refused)?,
@@ -161,15 +179,7 @@ pub(crate) fn restrict(
             )?;
         }
     }
-
-    let status = rules.ruleset.restrict_self().map_err(refused)?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        return Err(refused_by(
-            "restrict_self enforced nothing",
-            io::Error::from_raw_os_error(libc::EOPNOTSUPP),
-        ));
-    }
-    Ok(Restricted { abi: level, pins })
+    Ok((rules.ruleset, pins))
 }
 
 fn system(policy: &Policy) -> impl Iterator<Item = &'static &'static str> {
@@ -333,6 +343,28 @@ mod tests {
         );
         let plain = dir.path().join("nvmap");
         assert_eq!(matches(&plain).unwrap(), [plain]);
+    }
+
+    #[test]
+    fn every_kernel_since_the_first_with_landlock_takes_the_rules() {
+        let Ok(kernel) = crate::sys::landlock_abi() else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for level in 1..=kernel.min(LANDLOCK_ABI_TESTED) {
+            for (trust, network) in [(Trust::Normal, false), (Trust::Untrusted, true)] {
+                let policy = Policy {
+                    trust,
+                    network,
+                    read: vec!["/etc/passwd".into()],
+                    write: vec![dir.path().into()],
+                    devices: vec!["/dev/null".into(), "/dev/zer*".into()],
+                    ..Policy::default()
+                };
+                let program = Some(Path::new("/bin/sh"));
+                allowed(&policy, dir.path(), program, level).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Plan {
     }
 
     /// This test's own binary, where the child's user can reach it.
-    fn program(&self) -> PathBuf {
+    pub fn program(&self) -> PathBuf {
         let own = std::env::current_exe().unwrap();
         if self.policy.user.is_none() {
             return own;

@@ -18,6 +18,7 @@
 mod attack;
 mod child;
 mod files;
+mod layers;
 mod life;
 mod limits;
 mod python;
@@ -34,6 +35,7 @@ const TESTS: &[&[Test]] = &[
     limits::TESTS,
     system::TESTS,
     life::TESTS,
+    layers::TESTS,
     python::TESTS,
 ];
 
