@@ -389,6 +389,7 @@ fn a_large_message_costs_no_more_than_it_weighs() {
 
 #[test]
 fn a_fusion_is_told_of_gaps_the_end_and_its_extractors() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let told = FromParent::from_input(FusionInput::Gap {
         from_ns: -1,
         to_ns: 2,
