@@ -5,6 +5,7 @@ use visualpath_core::Signals;
 
 use crate::bounds::*;
 use crate::json_object::JsonObject;
+use crate::lists::{ByExtractor, Extractors, ModelDirs};
 use crate::message::*;
 
 /// What is wrong, and where in the message.
@@ -299,7 +300,18 @@ impl Check for ParentHello {
             count("model_dirs", dirs.len(), MAX_MODELS)?;
             dirs.iter().try_for_each(|dir| text("model_dirs", dir))?;
         }
+        if let Some(Extractors(extractors)) = &self.extractors {
+            each("extractors", extractors, MAX_EXTRACTORS, tally)?;
+        }
         Ok(())
+    }
+}
+
+impl Check for ExtractorSignals {
+    fn check(&self, _: &mut Tally) -> Checked {
+        name("name", &self.name)?;
+        names("signals", &self.signals, MAX_SIGNALS)?;
+        names("zones", &self.zones, MAX_ZONES)
     }
 }
 
@@ -332,6 +344,19 @@ impl Check for Fuse {
             name("observations", extractor)?;
             each("observations", of_one, MAX_OBSERVATIONS, tally)?;
         }
-        names("missing", &self.missing, MAX_EXTRACTORS)
+        names("missing", &self.missing, MAX_EXTRACTORS)?;
+        name("source", self.source.as_deref().unwrap_or_default())
+    }
+}
+
+impl Check for Gap {
+    fn check(&self, _: &mut Tally) -> Checked {
+        Ok(())
+    }
+}
+
+impl Check for End {
+    fn check(&self, _: &mut Tally) -> Checked {
+        Ok(())
     }
 }

@@ -7,8 +7,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use visualpath_core::{
-    ColorSpec, Data, FrameMeta, FusionResult, ImageLayout, ModelUse, Name, NameError, Roi,
-    ViewSpec, ZoneError,
+    ColorSpec, Data, FrameMeta, ImageLayout, ModelUse, Name, NameError, Roi, ViewSpec, ZoneError,
 };
 
 use crate::bounds::MAX_OBJECTS;
@@ -79,7 +78,7 @@ pub enum ConvertError {
     },
 }
 
-fn named(at: &'static str, text: &str) -> Result<Name, ConvertError> {
+pub(crate) fn named(at: &'static str, text: &str) -> Result<Name, ConvertError> {
     Name::new(text).map_err(|error| ConvertError::Name { at, error })
 }
 
@@ -239,100 +238,6 @@ impl From<Object> for visualpath_core::Object {
             zones,
             keypoints,
         }
-    }
-}
-
-// -- triggers --------------------------------------------------------------------------------------
-
-impl From<&visualpath_core::Trigger> for Trigger {
-    fn from(t: &visualpath_core::Trigger) -> Self {
-        Self {
-            label: t.label.as_str().to_owned(),
-            kind: t.kind,
-            phase: t.phase.clone(),
-            event: t.event,
-            frame_id: t.frame_id,
-            t_ns: t.t_ns,
-            fired_ns: t.fired_ns,
-            event_start_ns: t.event_start_ns,
-            event_end_ns: t.event_end_ns,
-            t_start_ns: t.t_start_ns,
-            t_end_ns: t.t_end_ns,
-            score: t.score,
-            reason: t.reason.clone(),
-            observations_used: t.observations_used,
-            signals: t.signals.clone(),
-            objects: t.objects.iter().cloned().map(Object::from).collect(),
-            clip: t.clip,
-            metadata: t.metadata.clone().into(),
-        }
-    }
-}
-
-impl TryFrom<Trigger> for visualpath_core::Trigger {
-    type Error = ConvertError;
-
-    fn try_from(t: Trigger) -> Result<Self, ConvertError> {
-        Ok(Self {
-            label: named("label", &t.label)?,
-            kind: t.kind,
-            phase: t.phase,
-            event: t.event,
-            frame_id: t.frame_id,
-            t_ns: t.t_ns,
-            fired_ns: t.fired_ns,
-            event_start_ns: t.event_start_ns,
-            event_end_ns: t.event_end_ns,
-            t_start_ns: t.t_start_ns,
-            t_end_ns: t.t_end_ns,
-            score: t.score,
-            reason: t.reason,
-            observations_used: t.observations_used,
-            signals: t.signals,
-            objects: t.objects.into_iter().map(Into::into).collect(),
-            clip: t.clip,
-            metadata: t.metadata.into_map(),
-        })
-    }
-}
-
-impl From<&FusionResult> for FusionAnswer {
-    fn from(r: &FusionResult) -> Self {
-        let state = |(label, on): &(Name, bool)| State {
-            label: label.as_str().to_owned(),
-            on: *on,
-        };
-        Self {
-            triggers: r.triggers.iter().map(Trigger::from).collect(),
-            score: r.score,
-            reason: r.reason.clone(),
-            observations_used: r.observations_used,
-            metadata: r.metadata.clone().into(),
-            states: Some(States(r.states.iter().map(state).collect())),
-        }
-    }
-}
-
-impl TryFrom<FusionAnswer> for FusionResult {
-    type Error = ConvertError;
-
-    fn try_from(r: FusionAnswer) -> Result<Self, ConvertError> {
-        let States(states) = r.states.unwrap_or_default();
-        Ok(Self {
-            triggers: r
-                .triggers
-                .into_iter()
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
-            score: r.score,
-            reason: r.reason,
-            observations_used: r.observations_used,
-            metadata: r.metadata.into_map(),
-            states: states
-                .into_iter()
-                .map(|s| Ok((named("states", &s.label)?, s.on)))
-                .collect::<Result<_, ConvertError>>()?,
-        })
     }
 }
 

@@ -28,7 +28,9 @@ pub mod bounds;
 mod check;
 mod codec;
 mod convert;
+mod fusion;
 mod json_object;
+mod lists;
 mod message;
 
 pub use agree::{Accepts, Agreed, PROTOCOL, Refusal};
@@ -39,9 +41,10 @@ pub use codec::{
 };
 pub use convert::{ConvertError, FrameAt};
 pub use json_object::JsonObject;
+pub use lists::{ByExtractor, Extractors, ModelDirs, Models, SignalNames, States};
 pub use message::{
-    ByExtractor, ChildHello, ErrorKind, ErrorReport, Extract, FrameRef, FromChild, FromParent,
-    Fuse, FusionAnswer, Input, Layout, Level, Log, Model, ModelDirs, Models, Nothing, Object,
-    Observation, Observations, ParentHello, PixelsIn, Pong, Pool, Progress, Ready, SignalNames,
-    State, States, Timing, TraceRecord, Trigger, Zone,
+    ChildHello, End, ErrorKind, ErrorReport, Extract, ExtractorSignals, FrameRef, FromChild,
+    FromParent, Fuse, FusionAnswer, Gap, Input, Layout, Level, Log, Model, Nothing, Object,
+    Observation, Observations, ParentHello, PixelsIn, Pong, Pool, Progress, Ready, State, Timing,
+    TraceRecord, Trigger, Zone,
 };

@@ -11,6 +11,7 @@ use visualpath_core::{
 
 use crate::bounds::{self, *};
 use crate::json_object::JsonObject;
+use crate::lists::{ByExtractor, Extractors, ModelDirs, Models, SignalNames, States, signals};
 
 /// Makes the enum of one direction, and says each message's name in JSON and number in postcard.
 macro_rules! direction {
@@ -82,7 +83,7 @@ direction! {
         Observations(Observations) = 5 "observations",
         /// Answers any request that could not be met.
         Error(ErrorReport) = 6 "error",
-        /// Answers `fuse`.
+        /// Answers `fuse`, `gap` and `end`.
         Result(FusionAnswer) = 7 "result",
         /// Answers `reset` and `pool`.
         Ok(Nothing) = 8 "ok",
@@ -113,6 +114,10 @@ direction! {
         Shutdown(Nothing) = 107 "shutdown",
         /// The child's message was refused: its hello, an unknown type, a broken body. No answer.
         Error(ErrorReport) = 108 "error",
+        /// Tells a fusion that pictures are missing, so that what it has open can close.
+        Gap(Gap) = 109 "gap",
+        /// Tells a fusion that nothing follows; what it has open closes here.
+        End(End) = 110 "end",
     }
 }
 
@@ -411,6 +416,21 @@ pub struct ParentHello {
     pub name: Option<String>,
     /// Where model cards and files are looked up, first match wins; absent: nowhere.
     pub model_dirs: Option<ModelDirs>,
+    /// To a fusion: the extractors of its path, in the config's order; absent: it is an extractor's.
+    pub extractors: Option<Extractors>,
+}
+
+/// One extractor of a path, as its fusion may refer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExtractorSignals {
+    /// Its name in the config.
+    pub name: String,
+    /// The signals its plugin declares; empty: it declares none.
+    #[serde(deserialize_with = "bounds::list::<_, _, MAX_SIGNALS>")]
+    pub signals: Vec<String>,
+    /// Zones of the source it looks at.
+    #[serde(deserialize_with = "bounds::list::<_, _, MAX_ZONES>")]
+    pub zones: Vec<String>,
 }
 
 /// A named polygon of a source's picture.
@@ -531,66 +551,25 @@ pub struct Fuse {
     /// Extractors of the path without an observation of this frame.
     #[serde(deserialize_with = "bounds::list::<_, _, MAX_EXTRACTORS>")]
     pub missing: Vec<String>,
+    /// The source it came from; absent: there is only one.
+    pub source: Option<String>,
+    /// The wall time of `t_ns`, nanoseconds since 1970 UTC, for conditions such as "at night"; it
+    /// steps when the machine's clock does. Absent: not known.
+    pub unix_ns: Option<i64>,
 }
 
-// -- lists and maps --------------------------------------------------------------------------------
-//
-// Types of their own where the whole list may be absent: serde takes an absent field for `None` only
-// where no function of ours reads it.
-
-/// Names of signals.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SignalNames(
-    #[serde(deserialize_with = "bounds::list::<_, _, MAX_SIGNALS>")] pub Vec<String>,
-);
-
-/// Models in use.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Models(#[serde(deserialize_with = "bounds::list::<_, _, MAX_MODELS>")] pub Vec<Model>);
-
-/// Labels that went ON or OFF.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct States(#[serde(deserialize_with = "bounds::list::<_, _, MAX_TRIGGERS>")] pub Vec<State>);
-
-/// Directories, first match wins.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ModelDirs(
-    #[serde(deserialize_with = "bounds::list::<_, _, MAX_MODELS>")] pub Vec<String>,
-);
-
-/// Observations by extractor: a JSON object whose order is that of the config.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ByExtractor(pub Vec<(String, Vec<Observation>)>);
-
-/// The list of one extractor.
-#[derive(Deserialize)]
-struct OfOne(
-    #[serde(deserialize_with = "bounds::list::<_, _, MAX_OBSERVATIONS>")] Vec<Observation>,
-);
-
-impl Serialize for ByExtractor {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(
-            self.0
-                .iter()
-                .map(|(name, observations)| (name, observations)),
-        )
-    }
+/// `gap`: the source lost pictures between these source times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Gap {
+    /// Time of the last frame before, nanoseconds.
+    pub from_ns: i64,
+    /// Time of the first frame after, nanoseconds.
+    pub to_ns: i64,
 }
 
-impl<'de> Deserialize<'de> for ByExtractor {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let entries = bounds::entries::<D, OfOne, MAX_EXTRACTORS>(from)?;
-        Ok(Self(
-            entries
-                .into_iter()
-                .map(|(name, of_one)| (name, of_one.0))
-                .collect(),
-        ))
-    }
-}
-
-fn signals<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Signals, D::Error> {
-    let entries = bounds::entries::<D, f64, MAX_SIGNALS>(from)?;
-    Ok(entries.into_iter().collect())
+/// `end`: nothing follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct End {
+    /// Source time of the last frame, nanoseconds.
+    pub t_ns: i64,
 }

@@ -10,8 +10,10 @@ use proptest::sample::Index;
 use serde_json::{Map, Value};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
-use std::sync::Mutex;
-use visualpath_core::{Name, Signals};
+use std::sync::{Arc, Mutex};
+use visualpath_core::{
+    Aligned, AlignedEntry, DropReason, FusionInput, Held, Name, Outcome, Signals,
+};
 use visualpath_protocol::bounds::MAX_MESSAGE_BYTES;
 use visualpath_protocol::*;
 
@@ -152,11 +154,63 @@ fn from_parent() -> impl Strategy<Value = FromParent> {
                 extract.frame = FrameRef { roi, slot, frame_id, t_ns, ..extract.frame };
                 FromParent::Extract(Box::new(Extract { deps, deadline_ms, ..*extract }))
             }),
-        2 => (any::<(u64, i64)>(), by_extractor, prop::collection::vec(".{0,8}", 0..4)).prop_map(
-            |((frame_id, t_ns), observations, missing)| FromParent::Fuse(Fuse {
-                frame_id, t_ns, observations: ByExtractor(observations.into_iter().collect()), missing,
-            })),
+        2 => (
+            any::<(u64, i64, Option<i64>)>(), by_extractor, prop::collection::vec(".{0,8}", 0..4),
+            prop::option::of(".{0,8}"),
+        ).prop_map(|((frame_id, t_ns, unix_ns), observations, missing, source)| {
+            let observations = ByExtractor(observations.into_iter().collect());
+            FromParent::Fuse(Fuse { frame_id, t_ns, observations, missing, source, unix_ns })
+        }),
+        1 => any::<(i64, i64)>()
+            .prop_map(|(from_ns, to_ns)| FromParent::Gap(Gap { from_ns, to_ns })),
+        1 => any::<i64>().prop_map(|t_ns| FromParent::End(End { t_ns })),
+        1 => prop::collection::vec((".{0,8}", strings(), strings()), 0..4).prop_map(|list| {
+            let each = |(name, signals, zones)| ExtractorSignals { name, signals, zones };
+            let extractors = Some(Extractors(list.into_iter().map(each).collect()));
+            FromParent::Hello(ParentHello { extractors, ..ParentHello::default() })
+        }),
     ]
+}
+
+fn strings() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(".{0,8}", 0..4)
+}
+
+/// One entry per extractor: seen (maybe nothing), or anything else that can become of a frame.
+fn core_aligned() -> impl Strategy<Value = Aligned> {
+    let entry = |(index, seen, how): (usize, Option<Vec<visualpath_core::Observation>>, u8)| {
+        let outcome = match (seen, how % 4) {
+            (Some(observations), _) => Some(Outcome::Observed(Arc::new(Held {
+                frame_id: 1,
+                t_ns: 2,
+                observations,
+                signals: Signals::new(),
+                timing_ns: 3,
+            }))),
+            (None, 0) => None,
+            (None, 1) => Some(Outcome::Failed("no".into())),
+            (None, 2) => Some(Outcome::TimedOut),
+            (None, _) => Some(Outcome::Dropped(DropReason::QueueFull)),
+        };
+        AlignedEntry {
+            extractor: Name::new(&format!("extractor{index}")).unwrap(),
+            outcome,
+            held: None,
+        }
+    };
+    let seen = prop::option::of(prop::collection::vec(core_observation(), 0..3));
+    let entries = prop::collection::vec((seen, any::<u8>()), 0..5);
+    (any::<(u64, i64, i64)>(), entries).prop_map(move |((frame_id, t_ns, unix_ns), list)| Aligned {
+        source: Name::new("cam0").unwrap(),
+        frame_id,
+        t_ns,
+        unix_ns,
+        entries: list
+            .into_iter()
+            .enumerate()
+            .map(|(i, (seen, how))| entry((i, seen, how)))
+            .collect(),
+    })
 }
 
 fn comes_back<M: Message + PartialEq + std::fmt::Debug>(id: u64, message: &M) {
@@ -245,6 +299,36 @@ proptest! {
     }
 
     #[test]
+    fn a_fusion_is_told_what_each_extractor_saw_and_which_saw_nothing_of_it(
+        aligned in core_aligned(), json: bool,
+    ) {
+        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let codec = if json { Codec::Json1 } else { Codec::Postcard1 };
+        let asked = FromParent::from_input(FusionInput::Aligned(&aligned)).unwrap();
+        let bytes = encode(codec, 1, &asked).unwrap();
+        let FromParent::Fuse(fuse) = decode::<FromParent>(codec, &bytes).unwrap().message else {
+            unreachable!()
+        };
+        prop_assert_eq!((fuse.frame_id, fuse.t_ns), (aligned.frame_id, aligned.t_ns));
+        prop_assert_eq!(fuse.unix_ns, Some(aligned.unix_ns));
+        prop_assert_eq!(fuse.source.as_deref(), Some("cam0"));
+        let (mut seen, mut missing) = (fuse.observations.0.into_iter(), fuse.missing.into_iter());
+        let person = Name::new("person").unwrap();
+        for entry in &aligned.entries {
+            let Some(Outcome::Observed(held)) = &entry.outcome else {
+                prop_assert_eq!(missing.next().unwrap(), entry.extractor.as_str());
+                continue;
+            };
+            let (extractor, observations) = seen.next().unwrap();
+            prop_assert_eq!(extractor.as_str(), entry.extractor.as_str());
+            let back: Vec<_> =
+                observations.into_iter().map(|o| o.into_core(&person, 0).unwrap()).collect();
+            prop_assert_eq!(&back, &held.observations);
+        }
+        prop_assert_eq!((seen.next(), missing.next()), (None, None));
+    }
+
+    #[test]
     fn random_bytes_are_told(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
         stays_in_bounds::<FromChild>(&bytes);
@@ -301,6 +385,59 @@ fn a_large_message_costs_no_more_than_it_weighs() {
         decode::<FromChild>(Codec::Json1, &over),
         Err(DecodeError::TooLong { .. })
     ));
+}
+
+#[test]
+fn a_fusion_is_told_of_gaps_the_end_and_its_extractors() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let told = FromParent::from_input(FusionInput::Gap {
+        from_ns: -1,
+        to_ns: 2,
+    })
+    .unwrap();
+    assert_eq!(
+        told,
+        FromParent::Gap(Gap {
+            from_ns: -1,
+            to_ns: 2
+        })
+    );
+    let told = FromParent::from_input(FusionInput::End { t_ns: 3 }).unwrap();
+    assert_eq!(told, FromParent::End(End { t_ns: 3 }));
+
+    let person = visualpath_core::ExtractorSignals {
+        name: Name::new("person").unwrap(),
+        signals: vec!["count".to_owned()],
+        zones: vec![Name::new("door").unwrap()],
+    };
+    let cx = visualpath_core::FusionContext {
+        name: Name::new("crowd").unwrap(),
+        config: Map::new(),
+        extractors: vec![person.clone()],
+    };
+    let Extractors(mut told) = Extractors::from(&cx);
+    assert_eq!(
+        visualpath_core::ExtractorSignals::try_from(told.remove(0)),
+        Ok(person)
+    );
+    let unnamed = ExtractorSignals::default();
+    let error = visualpath_core::ExtractorSignals::try_from(unnamed).unwrap_err();
+    assert!(error.to_string().starts_with("extractors:"), "{error}");
+}
+
+#[test]
+fn too_many_extractors_of_a_fusion_are_never_written() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let hello = |count| {
+        let extractors = Some(Extractors(vec![ExtractorSignals::default(); count]));
+        FromParent::Hello(ParentHello {
+            extractors,
+            ..ParentHello::default()
+        })
+    };
+    comes_back(1, &hello(64));
+    let told = encode(Codec::Json1, 1, &hello(65)).unwrap_err();
+    assert!(told.to_string().contains("extractors"), "{told}");
 }
 
 #[test]

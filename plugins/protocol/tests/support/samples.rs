@@ -394,6 +394,26 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
                 "models",
                 "/usr/lib/visualpath/models",
             ]))),
+            extractors: None,
+        }),
+    );
+    let extractor = |name: &str, signals: &[&str], zones: &[&str]| ExtractorSignals {
+        name: name.to_owned(),
+        signals: strings(signals),
+        zones: strings(zones),
+    };
+    add(
+        "hello_fusion",
+        1,
+        FromParent::Hello(ParentHello {
+            codec: "json/1".to_owned(),
+            config: map(json!({"min_count": 2})),
+            name: Some("crowd".to_owned()),
+            extractors: Some(Extractors(vec![
+                extractor("person", &["count", "max_confidence"], &["door"]),
+                extractor("face", &[], &[]),
+            ])),
+            ..ParentHello::default()
         }),
     );
     add("ping", 2, FromParent::Ping(Nothing {}));
@@ -463,6 +483,19 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
                 ("face".to_owned(), vec![]),
             ]),
             missing: strings(&["motion"]),
+            source: Some("cam0".to_owned()),
+            unix_ns: Some(1_795_377_600_123_456_789),
+        }),
+    );
+    add(
+        "fuse_extreme",
+        u64::MAX,
+        FromParent::Fuse(Fuse {
+            frame_id: u64::MAX,
+            t_ns: i64::MIN,
+            source: Some("x".repeat(256)),
+            unix_ns: Some(i64::MIN),
+            ..Fuse::default()
         }),
     );
     add("reset", 5, FromParent::Reset(Nothing {}));
@@ -490,6 +523,12 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
             kind: Some(ErrorKind::Protocol),
         }),
     );
+    let gap = |from_ns, to_ns| FromParent::Gap(Gap { from_ns, to_ns });
+    add("gap", 9, gap(270_066_000_000, 275_066_000_000));
+    add("gap_extreme", 9, gap(i64::MIN, i64::MAX));
+    let end = |t_ns| FromParent::End(End { t_ns });
+    add("end", 10, end(275_066_000_000));
+    add("end_extreme", 10, end(i64::MIN));
     all
 }
 
@@ -557,6 +596,18 @@ pub const REFUSED: &[(&str, &str, &str, &str)] = &[
         "parent",
         "body",
         r#"{"v":1,"id":7,"type":"fuse","frame_id":0.5,"t_ns":0,"observations":{},"missing":[]}"#,
+    ),
+    (
+        "gap_without_end",
+        "parent",
+        "body",
+        r#"{"v":1,"id":7,"type":"gap","from_ns":0}"#,
+    ),
+    (
+        "end_is_no_float",
+        "parent",
+        "body",
+        r#"{"v":1,"id":7,"type":"end","t_ns":1.5}"#,
     ),
     (
         "bool_is_no_number",

@@ -523,6 +523,15 @@ class Pool:
 
 
 @dataclass
+class ExtractorSignals:
+    """One extractor of a path, as its fusion may refer to it."""
+
+    name: str = _is(_NAME)
+    signals: List[str] = _is(_List(_NAME, MAX_SIGNALS))
+    zones: List[str] = _is(_List(_NAME, MAX_ZONES))
+
+
+@dataclass
 class ParentHello:
     codec: str = _is(_NAME)
     config: Dict[str, Any] = _is(_JSON)
@@ -530,6 +539,9 @@ class ParentHello:
     pools: List[Pool] = _is(_List(_Body(Pool), MAX_POOLS))
     name: Optional[str] = _may(_NAME)
     model_dirs: Optional[List[str]] = _may(_List(_TEXT, MAX_MODELS))
+    extractors: Optional[List[ExtractorSignals]] = _may(
+        _List(_Body(ExtractorSignals), MAX_EXTRACTORS)
+    )
 
 
 @dataclass
@@ -552,6 +564,19 @@ class Fuse:
         _Map(_List(_Body(Observation), MAX_OBSERVATIONS), MAX_EXTRACTORS)
     )
     missing: List[str] = _is(_List(_NAME, MAX_EXTRACTORS))
+    source: Optional[str] = _may(_NAME)
+    unix_ns: Optional[int] = _may(_I64)
+
+
+@dataclass
+class Gap:
+    from_ns: int = _is(_I64)
+    to_ns: int = _is(_I64)
+
+
+@dataclass
+class End:
+    t_ns: int = _is(_I64)
 
 
 @dataclass
@@ -585,6 +610,8 @@ FROM_PARENT: Dict[str, Type[Any]] = {
     "pool": Pool,
     "shutdown": Shutdown,
     "error": ErrorReport,
+    "gap": Gap,
+    "end": End,
 }
 _NAMES = {cls: name for table in (FROM_CHILD, FROM_PARENT) for name, cls in table.items()}
 
