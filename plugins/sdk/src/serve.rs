@@ -215,7 +215,9 @@ impl Server {
                     extractor: self.name.as_str().to_owned(),
                 }),
                 FromParent::Shutdown(_) => return Ok(()),
-                FromParent::Fuse(_) => failed("this worker is an extractor, not a fusion"),
+                FromParent::Fuse(_) | FromParent::Gap(_) | FromParent::End(_) => {
+                    failed("this worker is an extractor, not a fusion")
+                }
                 FromParent::Hello(_) => failed("a second hello"),
                 // Nothing of ours that it refuses can be helped.
                 FromParent::Error(e) => {

@@ -597,6 +597,7 @@ impl Child {
             pools: Vec::new(),
             name: Some(spec.name.as_str().to_owned()),
             model_dirs: Some(ModelDirs(dirs.collect())),
+            extractors: None,
         };
         let sent = starting.link.request(&FromParent::Hello(answer), None);
         sent.map_err(|e| e.to_string())?;

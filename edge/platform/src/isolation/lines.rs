@@ -131,6 +131,7 @@ pub fn log_line(extractor: &Name, source: &Name, line: &str, swallowed: u64) {
     if swallowed > 0 {
         tracing::warn!(%extractor, %source, lines = swallowed, "lines of this worker were not logged: it writes too many");
     }
+    let line = line.trim_start();
     let (level, text) = line.split_once(' ').unwrap_or(("", line));
     match level {
         "ERROR" => tracing::error!(%extractor, %source, "{text}"),
