@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 
 use visualpath_core::Name;
 use visualpath_platform::isolation::Program;
-use visualpath_platform::{Isolation, Registry};
+use visualpath_platform::{Isolation, Origin, Registry};
 use visualpath_sandbox::{Exec, Policy, STAGE_ENV, Stage, StageError, Trust};
 
 use crate::config::{Config, ExtractorConfig};
@@ -193,6 +193,24 @@ impl Host {
     }
 }
 
+/// A Python plugin, by `module:Class`.
+pub fn python(interpreter: &Path, kind: &str, entry_point: &str) -> Runs {
+    let prefix = interpreter.parent().and_then(Path::parent);
+    let words = [
+        "-m",
+        "visualpath_edge.worker",
+        "--kind",
+        kind,
+        "--entry-point",
+        entry_point,
+    ];
+    Runs::Other {
+        program: interpreter.to_path_buf(),
+        args: words.map(str::to_owned).to_vec(),
+        read: prefix.map(Path::to_path_buf).into_iter().collect(),
+    }
+}
+
 /// This program, or the one installed beside the app that uses the library.
 fn stage_program() -> Result<PathBuf, HostError> {
     let named = std::env::var_os(PROGRAM_ENV).filter(|p| !p.is_empty());
@@ -286,6 +304,12 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         Ok(registry) => registry,
         Err(e) => return complain(&e.to_string()),
     };
+    if plugin == crate::bench::isolation::GLANCE
+        && let Err(e) =
+            registry.register_extractor(Origin::BuiltIn, crate::bench::isolation::plugin())
+    {
+        return complain(&e.to_string());
+    }
     log_to_stderr();
     serve(&registry, &plugin)
 }

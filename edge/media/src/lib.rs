@@ -2,6 +2,7 @@
 pub mod clip;
 pub mod convert;
 pub mod encode;
+pub mod jpeg;
 pub mod mp4;
 pub mod ring;
 pub mod source;

@@ -17,7 +17,7 @@ use super::{Row, Samples, allocations, allocations_since, median};
 use crate::pipeline::summary::cpu_seconds;
 
 /// Looks at one pixel, so that nothing can be left out, and finds nothing.
-struct Glance;
+pub(super) struct Glance;
 
 impl Extractor for Glance {
     fn extract(
@@ -128,21 +128,21 @@ impl Threaded {
     }
 }
 
-const SIZES: [(u32, u32); 3] = [(640, 480), (1280, 720), (1920, 1080)];
+pub(super) const SIZES: [(u32, u32); 3] = [(640, 480), (1280, 720), (1920, 1080)];
 /// Back to back, per round.
-const TRIPS: usize = 4000;
+pub(super) const TRIPS: usize = 4000;
 /// Paced at 30 per second, per round.
-const PACED: usize = 30;
+pub(super) const PACED: usize = 30;
 
 /// Samples of a floor and of what is compared with it, in turns; per-round ratios of medians.
-struct Duel {
-    floor: Samples,
-    ours: Samples,
-    ratios: Vec<f64>,
-    cpu_us: f64,
+pub(super) struct Duel {
+    pub floor: Samples,
+    pub ours: Samples,
+    pub ratios: Vec<f64>,
+    pub cpu_us: f64,
 }
 
-fn duel(
+pub(super) fn duel(
     rounds: usize,
     trips: usize,
     pace: Option<Duration>,
@@ -184,7 +184,12 @@ fn duel(
     Ok(duel)
 }
 
-fn row(name: String, samples: &Samples, isolation: &'static str, transport: &'static str) -> Row {
+pub(super) fn row(
+    name: String,
+    samples: &Samples,
+    isolation: &'static str,
+    transport: &'static str,
+) -> Row {
     Row {
         name,
         isolation: Some(isolation),

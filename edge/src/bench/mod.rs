@@ -5,6 +5,7 @@
 //! median over rounds.
 
 mod handoff;
+pub(crate) mod isolation;
 mod motion;
 mod overhead;
 mod pipeline;
@@ -27,6 +28,8 @@ pub struct Options {
     pub rounds: usize,
     /// Command that runs the same loop in Python.
     pub python_loop: Option<String>,
+    /// An interpreter with the package `visualpath-edge`.
+    pub python: Option<PathBuf>,
 }
 
 /// One bench.
@@ -85,6 +88,10 @@ pub struct Row {
 
 /// Measures.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
+    if let Ok(how) = std::env::var(isolation::ECHO_ENV) {
+        isolation::echo(&how)?;
+        return Ok(Vec::new());
+    }
     const ALL: [&str; 5] = ["handoff", "overhead", "motion", "trace", "pipeline"];
     for name in &options.names {
         anyhow::ensure!(
@@ -104,7 +111,9 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
         });
     };
     if wanted("handoff") {
-        add("handoff", handoff::rows(options.rounds)?);
+        let mut rows = handoff::rows(options.rounds)?;
+        rows.extend(isolation::rows(options)?);
+        add("handoff", rows);
     }
     if wanted("overhead") {
         add("overhead", overhead::rows(options.rounds)?);

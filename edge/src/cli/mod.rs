@@ -78,6 +78,9 @@ enum Verb {
         /// prints {"frames", "wall_s", "cpu_s", "rss_mb"}, as a peer.
         #[arg(long)]
         python_loop: Option<String>,
+        /// A Python interpreter with the package `visualpath-edge`, for the rows of Python workers.
+        #[arg(long, value_name = "PYTHON")]
+        python: Option<PathBuf>,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -273,6 +276,7 @@ pub fn main() -> Exit {
             video,
             rounds,
             python_loop,
+            python,
             json,
         } => {
             let options = crate::bench::Options {
@@ -280,6 +284,7 @@ pub fn main() -> Exit {
                 video,
                 rounds,
                 python_loop,
+                python,
             };
             match crate::bench::run(&options) {
                 Ok(benches) => benches

@@ -47,7 +47,6 @@ const NO_EFFECT: &str = "it has no effect";
 
 /// What is missing in this build.
 pub const NOT_BUILT: &[NotBuilt] = &[
-    row("extractor.*.pixels", Is(&["jpeg"]), Error, "there is: raw"),
     row(
         "source.*.uri",
         StartsWith(&["/dev/", "rtsp://", "rtsps://", "exec:", "camera:"]),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use visualpath_core::{
-    ExtractorPlugin, FrameView, Guarded, Name, Observation, PluginContext, PluginError, Trouble,
+    ExtractorPlugin, FrameView, Guarded, ImageLayout, Name, Observation, PixelFormat,
+    PluginContext, PluginError, Trouble,
 };
 use visualpath_frames::{PoolReader, ShareError};
 use visualpath_protocol::{
@@ -12,6 +13,11 @@ use visualpath_protocol::{
     FromChild, FromParent, Input, Model, Models, Nothing, Observations, PROTOCOL, ParentHello,
     PixelsIn, Pong, Ready, SignalNames, Timing,
 };
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::channel::{Came, Channel};
 
@@ -275,6 +281,7 @@ impl Server {
             dep.into_core(&of, meta.t_ns)
         });
         let deps: Vec<Observation> = deps.collect::<Result<_, _>>().map_err(text)?;
+        let decoded;
         let pixels = match frame.pixels.unwrap_or(PixelsIn::Slot) {
             PixelsIn::Slot => {
                 let pool = self.pools.iter().find(|(id, _)| *id == frame.pool_id);
@@ -290,7 +297,9 @@ impl Server {
             }
             PixelsIn::Raw => beside.and_then(|b| b.get(..layout.bytes())),
             PixelsIn::Jpeg => {
-                return Err("this worker takes no JPEG: use pixels = \"raw\"".to_owned());
+                let jpeg = beside.ok_or("there is no JPEG beside the message")?;
+                decoded = decode(jpeg, &layout)?;
+                decoded.get(..layout.bytes())
             }
         };
         let pixels = pixels.ok_or_else(|| {
@@ -319,6 +328,30 @@ impl Server {
         });
         Ok((wire.collect::<Result<_, String>>()?, extract_ns))
     }
+}
+
+/// The pixels of a JPEG, in the format of `layout`.
+fn decode(jpeg: &[u8], layout: &ImageLayout) -> Result<Vec<u8>, String> {
+    let colour = match layout.format {
+        PixelFormat::Rgb => ColorSpace::RGB,
+        PixelFormat::Bgr => ColorSpace::BGR,
+        PixelFormat::Grey => ColorSpace::Luma,
+        other => return Err(format!("a JPEG of a {other:?} picture")),
+    };
+    let options = DecoderOptions::default()
+        .jpeg_set_out_colorspace(colour)
+        .set_max_width(layout.width as usize)
+        .set_max_height(layout.height as usize);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(jpeg), options);
+    let pixels = decoder.decode().map_err(|e| format!("JPEG: {e}"))?;
+    let size = decoder.dimensions();
+    if size != Some((layout.width as usize, layout.height as usize)) {
+        return Err(format!(
+            "the JPEG is {size:?}, not {}×{}",
+            layout.width, layout.height
+        ));
+    }
+    Ok(pixels)
 }
 
 fn elapsed_ns(since: Instant) -> i64 {
