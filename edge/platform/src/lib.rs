@@ -13,6 +13,7 @@
 )]
 pub mod aligner;
 pub mod depends;
+pub mod discovery;
 pub mod flow;
 pub mod limiter;
 pub mod mapper;
@@ -25,6 +26,7 @@ pub mod worker;
 
 pub use aligner::{MAX_EXTRACTORS, PathSpec};
 pub use depends::MAX_DEPENDS;
+pub use discovery::{Discovered, External, Kind, Launch, Places, allowed};
 pub use flow::{
     Captured, Flow, FlowChange, FlowError, FlowPath, FlowSpec, FlowStats, LaneGate, LaneSpec,
     LaneStats, Lateness, PathSink, Skip, Times,
@@ -32,7 +34,7 @@ pub use flow::{
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 pub use mapper::{CompositeMapper, JsonMapper, MapError, ObservationMapper};
 pub use observe::Merger;
-pub use registry::{Origin, Registry, RegistryError};
+pub use registry::{Found, Origin, Registry, RegistryError};
 pub use steps::{
     Path, PathOrchestrator, PendingResult, StepError, Worker, WorkerLauncher, WorkerResult,
     WorkerSpec,

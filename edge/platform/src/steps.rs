@@ -98,6 +98,9 @@ impl WorkerLauncher {
                 let ticket = Ticket { lane: 0, serial: 0 };
                 Place::Thread(ThreadWorker::start(runner, ticket, reply_to)?)
             }
+            Isolation::Process | Isolation::Venv => {
+                return Err(SpawnError::not_built(name, isolation).into());
+            }
         };
         Ok(Worker {
             name,

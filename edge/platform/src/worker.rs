@@ -24,6 +24,10 @@ pub enum Isolation {
     Inline,
     /// On a thread of its own.
     Thread,
+    /// In a child process.
+    Process,
+    /// In a child process of a Python venv.
+    Venv,
 }
 
 impl Isolation {
@@ -32,6 +36,8 @@ impl Isolation {
         match self {
             Self::Inline => "inline",
             Self::Thread => "thread",
+            Self::Process => "process",
+            Self::Venv => "venv",
         }
     }
 }
@@ -296,6 +302,20 @@ pub struct ThreadWorker {
 pub struct SpawnError {
     name: Name,
     source: std::io::Error,
+}
+
+impl SpawnError {
+    /// For isolations that run no thread.
+    pub(crate) fn not_built(name: Name, isolation: Isolation) -> Self {
+        let why = format!(
+            "isolation `{}` is not in this build yet",
+            isolation.as_str()
+        );
+        Self {
+            name,
+            source: std::io::Error::other(why),
+        }
+    }
 }
 
 impl ThreadWorker {

@@ -102,6 +102,9 @@ impl<S: PathSink> Flow<S> {
                     self.reply_to.clone(),
                 )?)
             }
+            Isolation::Process | Isolation::Venv => {
+                return Err(SpawnError::not_built(name, spec.isolation));
+            }
         };
         let rest = LaneRest {
             depends: spec.depends,
