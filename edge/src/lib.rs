@@ -24,9 +24,13 @@ pub mod exit;
 #[doc(hidden)]
 pub mod models;
 pub mod pipeline;
+#[doc(hidden)]
+pub mod plugins;
 pub mod reader;
 #[doc(hidden)]
 pub mod rule_tests;
+#[doc(hidden)]
+pub mod venv;
 #[doc(hidden)]
 pub mod version;
 pub mod workers;

@@ -9,13 +9,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
-use visualpath_core::Name;
+use visualpath_core::{
+    Extractor, ExtractorPlugin, Name, PluginContext, PluginError, ViewFormat, ViewSpec,
+};
+use visualpath_platform::discovery::{self, External, Launch};
 use visualpath_platform::isolation::Program;
-use visualpath_platform::{Isolation, Origin, Registry};
+use visualpath_platform::{Found, Isolation, Origin, Registry};
 use visualpath_sandbox::{Exec, Policy, STAGE_ENV, Stage, StageError, Trust};
 
-use crate::config::{Config, ExtractorConfig};
+use crate::config::{self, Config, ExtractorConfig};
 
 /// What a worker process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,21 +197,135 @@ impl Host {
     }
 }
 
-/// A Python plugin, by `module:Class`.
-pub fn python(interpreter: &Path, kind: &str, entry_point: &str) -> Runs {
-    let prefix = interpreter.parent().and_then(Path::parent);
-    let words = [
-        "-m",
-        "visualpath_edge.worker",
-        "--kind",
-        kind,
-        "--entry-point",
-        entry_point,
-    ];
+/// The weakest isolation that a plugin which is not linked in is content with.
+pub fn recommended(external: &External) -> config::Isolation {
+    match (external.isolation, external.venv()) {
+        (Isolation::Venv, _) | (_, Some(_)) => config::Isolation::Venv,
+        _ => config::Isolation::Process,
+    }
+}
+
+/// What the process of a plugin runs at this isolation; the error is a key of the extractor (or
+/// fusion) and what is wrong with it.
+///
+/// # Errors
+/// If there is no interpreter for a Python plugin.
+pub fn runs<P: ?Sized>(
+    found: &Found<P>,
+    isolation: Isolation,
+    venv: Option<&Path>,
+    config: &Config,
+    name: &str,
+) -> Result<Runs, (&'static str, String)> {
+    let external = match found {
+        Found::Linked(_) => return Ok(Runs::BuiltIn(name.to_owned())),
+        Found::External(external) => external,
+    };
+    let folder = external.dir.clone();
+    match &external.launch {
+        Launch::Exec { program, args } => Ok(Runs::Other {
+            program: program.clone(),
+            args: args.clone(),
+            read: folder.into_iter().collect(),
+        }),
+        Launch::Python { entry_point } => {
+            let interpreter = if isolation == Isolation::Venv {
+                let made = || discovery::venv_dir(&config.device.state_dir, &external.name);
+                let venv = venv.or(external.venv());
+                let venv = venv.map_or_else(made, Path::to_path_buf);
+                let python = discovery::venv_python(&venv);
+                if !python.exists() {
+                    let name = &external.name;
+                    let why = format!(
+                        "{} is no venv: make one with `visualpath plugins venv {name}`, or name one",
+                        venv.display()
+                    );
+                    return Err(("venv", why));
+                }
+                python
+            } else {
+                let wanted = "a Python plugin in a process needs `[python] interpreter`; or use isolation = \"venv\"";
+                let interpreter = config.python.interpreter.clone();
+                interpreter.ok_or_else(|| ("isolation", wanted.to_owned()))?
+            };
+            let kind = external.kind.as_str();
+            Ok(python(&interpreter, kind, entry_point, folder))
+        }
+    }
+}
+
+/// A Python plugin, by `module:Class`; `folder` is where its modules are if not installed.
+pub fn python(interpreter: &Path, kind: &str, entry_point: &str, folder: Option<PathBuf>) -> Runs {
+    let words = ["-m", "visualpath_edge.worker", "--kind", kind];
+    let words = words.into_iter().chain(["--entry-point", entry_point]);
+    let mut args: Vec<String> = words.map(str::to_owned).collect();
+    let mut read = interpreter_dirs(interpreter);
+    if let Some(folder) = folder {
+        args.extend(["--path".to_owned(), folder.to_string_lossy().into_owned()]);
+        read.push(folder);
+    }
     Runs::Other {
         program: interpreter.to_path_buf(),
-        args: words.map(str::to_owned).to_vec(),
-        read: prefix.map(Path::to_path_buf).into_iter().collect(),
+        args,
+        read,
+    }
+}
+
+/// What an interpreter reads: its venv, and the Python that the venv was made from.
+fn interpreter_dirs(interpreter: &Path) -> Vec<PathBuf> {
+    let prefix_of = |path: &Path| path.parent().and_then(Path::parent).map(Path::to_path_buf);
+    // bin/python of a venv is a link to the one it was made from.
+    let real = interpreter.canonicalize().ok();
+    let prefixes = [Some(interpreter.to_path_buf()), real];
+    prefixes
+        .into_iter()
+        .flatten()
+        .filter_map(|p| prefix_of(&p))
+        .collect()
+}
+
+/// A plugin that is not linked in, as far as its manifest says.
+struct Elsewhere(Arc<External>);
+
+impl ExtractorPlugin for Elsewhere {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    fn input(&self, _: &PluginContext) -> Result<ViewSpec, PluginError> {
+        // What a Python extractor expects that says nothing; the process may say otherwise.
+        let bgr = ViewSpec {
+            format: ViewFormat::Bgr,
+            ..ViewSpec::default()
+        };
+        let default = match self.0.launch {
+            Launch::Python { .. } => bgr,
+            Launch::Exec { .. } => ViewSpec::default(),
+        };
+        Ok(self.0.input.unwrap_or(default))
+    }
+
+    fn signals(&self, _: &PluginContext) -> Result<Vec<String>, PluginError> {
+        Ok(self.0.signals.clone())
+    }
+
+    fn create(&self, _: &PluginContext) -> Result<Box<dyn Extractor>, PluginError> {
+        Err(PluginError::Runtime {
+            runtime: "inline".to_owned(),
+            message: "this plugin runs in a process of its own only".to_owned(),
+        })
+    }
+}
+
+/// What plans are made with.
+pub fn as_plugin(found: Found) -> Arc<dyn ExtractorPlugin> {
+    match found {
+        Found::Linked(plugin) => plugin,
+        Found::External(external) => Arc::new(Elsewhere(external)),
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod aligner;
 pub mod bell;
 pub mod depends;
+pub mod discovery;
 pub mod flow;
 pub mod isolation;
 pub mod limiter;
@@ -28,6 +29,7 @@ pub mod worker;
 pub use aligner::{MAX_EXTRACTORS, PathSpec};
 pub use bell::{Bell, BellSender};
 pub use depends::MAX_DEPENDS;
+pub use discovery::{Discovered, External, Kind, Launch, Places, allowed};
 pub use flow::{
     Captured, Flow, FlowChange, FlowError, FlowPath, FlowSpec, FlowStats, LaneGate, LaneSpec,
     LaneStats, LaneWorker, Lateness, PathSink, Skip, Times,
@@ -35,7 +37,7 @@ pub use flow::{
 pub use limiter::{DropPolicy, FlowLimiter, MAX_QUEUE};
 pub use mapper::{CompositeMapper, JsonMapper, MapError, ObservationMapper};
 pub use observe::Merger;
-pub use registry::{Origin, Registry, RegistryError};
+pub use registry::{Found, Origin, Registry, RegistryError};
 pub use steps::{
     Path, PathOrchestrator, PendingResult, StepError, Worker, WorkerLauncher, WorkerResult,
     WorkerSpec,

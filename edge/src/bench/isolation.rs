@@ -319,7 +319,8 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
         ),
     ];
     if let Some(python) = &options.python {
-        let python = crate::workers::python(python, "extractor", "visualpath_edge.testing:Glance");
+        let python =
+            crate::workers::python(python, "extractor", "visualpath_edge.testing:Glance", None);
         kinds.push(kind(
             "venv, shm",
             "venv",

@@ -1,6 +1,5 @@
-//! `visualpath plugins` and `visualpath models`.
+//! `visualpath plugins test` and `visualpath models`.
 
-use serde::Serialize;
 use visualpath_core::{Name, Outcome, PluginContext};
 use visualpath_media::source::{self, SourceEvent, SourceOptions, StopFlag};
 use visualpath_onnx::{ModelLocator, default_model_dirs};
@@ -11,53 +10,6 @@ use crate::builtin;
 use crate::exit::Exit;
 use crate::models;
 use crate::pipeline::build;
-
-#[derive(Debug, Serialize)]
-struct PluginRow {
-    name: String,
-    version: String,
-    kind: &'static str,
-    origin: String,
-}
-
-pub fn plugins_list(json: bool) -> Exit {
-    let registry = match builtin::registry() {
-        Ok(registry) => registry,
-        Err(e) => return fail(Exit::Plugin, &e.to_string()),
-    };
-    let mut rows: Vec<PluginRow> = registry
-        .extractors()
-        .into_iter()
-        .map(|(origin, plugin)| PluginRow {
-            name: plugin.name().to_owned(),
-            version: plugin.version().to_owned(),
-            kind: "extractor",
-            origin: origin.to_string(),
-        })
-        .collect();
-    rows.extend(
-        registry
-            .fusions()
-            .into_iter()
-            .map(|(origin, plugin)| PluginRow {
-                name: plugin.name().to_owned(),
-                version: plugin.version().to_owned(),
-                kind: "fusion",
-                origin: origin.to_string(),
-            }),
-    );
-    rows.push(PluginRow {
-        name: "rules".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        kind: "fusion",
-        origin: "built in".to_owned(),
-    });
-    if json {
-        return say_json(&rows);
-    }
-    let line = |r: &PluginRow| format!("{:12} {:8} {:10} {}", r.name, r.version, r.kind, r.origin);
-    say(&rows.iter().map(line).collect::<Vec<_>>().join("\n"))
-}
 
 pub fn plugins_test(
     plugin: &str,

@@ -2,7 +2,9 @@
 
 mod check;
 mod extras;
+mod plugins;
 mod run;
+mod scaffold;
 mod trace;
 
 use std::io::Write;
@@ -15,6 +17,7 @@ use visualpath_core::PluginError;
 use crate::config::{self, Diagnostic, LoadOptions, Loaded};
 use crate::exit::Exit;
 use crate::pipeline::StartError;
+use plugins::PluginsVerb;
 
 /// Vision appliance for ARM camera boards.
 #[derive(Debug, Parser)]
@@ -55,7 +58,7 @@ enum Verb {
     /// The config's schema, a commented full config, or what is in force.
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Plugins this program knows.
+    /// Plugins: what there is, a new one, the venv of a Python one.
     #[command(subcommand)]
     Plugins(PluginsVerb),
     /// Models this machine has.
@@ -120,33 +123,6 @@ enum ConfigVerb {
         #[arg(long)]
         expanded: bool,
         /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum PluginsVerb {
-    /// Every plugin with its version and origin.
-    List {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Run one plugin alone over a source and print its observations.
-    Test {
-        /// The plugin.
-        name: String,
-        /// The source.
-        #[arg(long, value_name = "URI")]
-        source: String,
-        /// A key of its config, e.g. `threshold=0.5`; TOML values. Can be repeated.
-        #[arg(long = "set", value_name = "KEY=VALUE")]
-        settings: Vec<String>,
-        /// Stop after this many frames.
-        #[arg(long)]
-        frames: Option<u64>,
-        /// One observation per line as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -249,14 +225,7 @@ pub fn main() -> Exit {
             expanded,
             json,
         }) => check::show(&config, expanded, json),
-        Verb::Plugins(PluginsVerb::List { json }) => extras::plugins_list(json),
-        Verb::Plugins(PluginsVerb::Test {
-            name,
-            source,
-            settings,
-            frames,
-            json,
-        }) => extras::plugins_test(&name, &source, &settings, frames, json),
+        Verb::Plugins(verb) => plugins::run(verb),
         Verb::Models(ModelsVerb::List { json }) => extras::models_list(false, json),
         Verb::Models(ModelsVerb::Verify { json }) => extras::models_list(true, json),
         Verb::Models(ModelsVerb::Bench { name, runs, json }) => {

@@ -7,12 +7,14 @@ use visualpath_core::{
     ExtractorPlugin, ExtractorSignals, Fusion, FusionContext, Name, PluginContext, PluginError,
     ViewSpec, Zone,
 };
+use visualpath_platform::discovery::allowed;
 use visualpath_platform::rules::{Gate, Rules};
-use visualpath_platform::{Isolation, MAX_EXTRACTORS, Registry};
+use visualpath_platform::{Found, Isolation, MAX_EXTRACTORS, Registry};
 
 use super::StartError;
 use super::build::ns;
 use crate::config::{self, Config, ExtractorConfig, FusionConfig, PathConfig, SourceConfig};
+use crate::plugins;
 use crate::workers::{self, Runs};
 
 /// What a config asks for, checked: plugins exist, their configs are good, rules fit the signals.
@@ -106,6 +108,12 @@ impl LinePlan {
 /// # Errors
 /// Every key that is wrong, or the first plugin that can't answer.
 pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
+    for clash in plugins::discover(registry, config) {
+        tracing::warn!(error = %clash, "plugins");
+    }
+    for problem in registry.problems() {
+        tracing::warn!(error = %problem.error, "plugins");
+    }
     let mut wrong = Vec::new();
     let mut lines = Vec::new();
     for (source, settings) in &config.source {
@@ -201,8 +209,8 @@ fn extractor(
     zones: &[Zone],
 ) -> Result<Result<Planned, (String, String)>, StartError> {
     let fault = |key: &str, message: String| Ok(Err((format!("extractor.{name}.{key}"), message)));
-    let plugin = match registry.extractor(&settings.plugin) {
-        Ok(plugin) => plugin,
+    let found = match registry.find_extractor(&settings.plugin, settings.venv.as_deref()) {
+        Ok(found) => found,
         Err(e) => return fault("plugin", e.to_string()),
     };
     let context = PluginContext {
@@ -211,12 +219,25 @@ fn extractor(
         zones: zones.to_vec(),
         model_dirs: model_dirs(config),
     };
-    let isolation = workers::isolation(config.isolation_of(settings, config::Isolation::Inline));
-    if isolation == Isolation::Venv {
-        let message =
-            "`venv` is for Python plugins; this one is linked into the program: use \"process\"";
-        return fault("isolation", message.to_owned());
+    let recommended = match &found {
+        Found::Linked(_) => config::Isolation::Inline,
+        Found::External(external) => workers::recommended(external),
+    };
+    let isolation = workers::isolation(config.isolation_of(settings, recommended));
+    if let Err(why) = allowed(&found, isolation) {
+        return fault("isolation", format!("`{}`: {why}", settings.plugin));
     }
+    let runs = match workers::runs(
+        &found,
+        isolation,
+        settings.venv.as_deref(),
+        config,
+        &settings.plugin,
+    ) {
+        Ok(runs) => runs,
+        Err((key, why)) => return fault(key, why),
+    };
+    let plugin = workers::as_plugin(found);
     let asked = plugin
         .input(&context)
         .and_then(|view| Ok((view, plugin.signals(&context)?)));
@@ -228,7 +249,7 @@ fn extractor(
             view,
             signals,
             isolation,
-            runs: Runs::BuiltIn(settings.plugin.clone()),
+            runs,
             settings: settings.clone(),
             depends: Vec::new(),
             needs: Vec::new(),
