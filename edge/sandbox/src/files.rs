@@ -368,6 +368,30 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_every_path() {
+        let page = include_str!("../../../docs/reference/sandbox.md");
+        let lists = [
+            SYSTEM,
+            SYSTEM_DEVICES,
+            SYSTEM_NETWORK,
+            PROC_UNTRUSTED,
+            SINKS,
+            SPRINGS,
+        ];
+        for path in lists.into_iter().flatten() {
+            // `/lib64` is `/lib*` there, `/etc/ld.so.conf` is `ld.so.*`.
+            let short = path
+                .trim_start_matches("/etc/")
+                .trim_start_matches("/proc/");
+            let starred = ["/lib", "ld.so."]
+                .iter()
+                .any(|start| short.starts_with(start));
+            let last = short.rsplit('/').next().unwrap();
+            assert!(starred || page.contains(last), "{path}");
+        }
+    }
+
+    #[test]
     fn no_list_of_ours_reaches_a_secret() {
         for path in SYSTEM.iter().chain(SYSTEM_DEVICES).chain(SYSTEM_NETWORK) {
             for secret in [

@@ -53,6 +53,17 @@ pub fn middle() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A child that does not outlive a test that fails.
+struct Doomed(Child);
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        // It may be dead already; it is ours until it is reaped here.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// A hundred parents, killed at a moment drawn from a seed: before, during and after the stage.
 fn orphans() -> Result<(), String> {
     let mut seed = 0x5eed_u64;
@@ -63,22 +74,16 @@ fn orphans() -> Result<(), String> {
         if is_root() && round % 3 == 0 {
             p.own_user();
         }
-        let program = std::env::current_exe().unwrap();
-        let stage = p.command(&program, &["--attack", "wait"]);
-        let json = stage
-            .get_envs()
-            .find(|(key, _)| *key == STAGE_ENV)
-            .unwrap()
-            .1
-            .unwrap();
-        let mut middle = Command::new(&program);
-        middle.arg("--middle").env_clear().env(STAGE_ENV, json);
+        let stage = p.stage(&p.program(), &["--attack", "wait"]);
+        let mut middle = Command::new(std::env::current_exe().unwrap());
+        middle.arg("--middle").env_clear();
+        middle.env(STAGE_ENV, stage.to_env().unwrap());
         middle
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut middle = middle.spawn().unwrap();
-        let mut stdout = middle.stdout.take().unwrap();
+        let mut middle = Doomed(middle.spawn().unwrap());
+        let mut stdout = middle.0.stdout.take().unwrap();
         let mut line = [0; 8];
         stdout.read_exact(&mut line).unwrap();
         assert_eq!(&line, b"started\n");
@@ -88,14 +93,14 @@ fn orphans() -> Result<(), String> {
         seed ^= seed << 17;
         if round % 4 != 0 {
             std::thread::sleep(Duration::from_micros(seed % 20_000));
-        } else if p.policy.user.is_none() {
+        } else {
             let mut ready = [0; 6];
             stdout.read_exact(&mut ready).unwrap();
             assert_eq!(&ready, b"ready\n");
         }
-        middle.kill().unwrap();
+        middle.0.kill().unwrap();
         let killed = std::time::Instant::now();
-        middle.wait().unwrap();
+        drop(middle);
         // The worker holds the other end: its end is the worker's.
         assert!(
             ends_within(stdout.into(), HANG),
@@ -137,7 +142,7 @@ fn escape() -> Result<(), String> {
 fn not_mine() -> Result<(), String> {
     let mut p = plan(Trust::Normal);
     p.parent_pid = 1;
-    let output = p.output("wait", &[]);
+    let output = p.output("threads", &[]);
     assert_eq!(output.status.code(), Some(STAGE_EXIT));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(

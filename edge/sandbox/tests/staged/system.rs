@@ -143,8 +143,15 @@ fn children() -> Result<(), String> {
 
 fn capabilities() -> Result<(), String> {
     let none = "0000000000000000";
-    for trust in BOTH {
-        let answer = tries(trust, "identity", &[]);
+    for (trust, in_process) in [
+        (Trust::Normal, false),
+        (Trust::Normal, true),
+        (Trust::Untrusted, false),
+        (Trust::Untrusted, true),
+    ] {
+        let mut p = plan(trust);
+        p.in_process = in_process;
+        let answer = p.answer("identity", &[]);
         assert!(
             answer.contains(&format!("permitted={none} effective={none}")),
             "{answer}"
