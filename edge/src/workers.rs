@@ -19,7 +19,7 @@ use visualpath_platform::isolation::Program;
 use visualpath_platform::{Found, Isolation, Origin, Registry};
 use visualpath_sandbox::{Exec, Policy, STAGE_ENV, Stage, StageError, Trust};
 
-use crate::config::{self, Config, ExtractorConfig};
+use crate::config::{self, Config, ExtractorConfig, FusionWorker, SandboxConfig};
 
 /// What a worker process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,37 @@ pub enum HostError {
 /// Names the stage's program where it is not found by itself.
 const PROGRAM_ENV: &str = "VISUALPATH_WORKER";
 
+/// What the config grants a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights<'a> {
+    /// How much it is trusted.
+    pub trust: config::Trust,
+    /// Devices it may use.
+    pub devices: &'a [PathBuf],
+    /// What else it may do.
+    pub sandbox: &'a SandboxConfig,
+}
+
+impl<'a> From<&'a ExtractorConfig> for Rights<'a> {
+    fn from(settings: &'a ExtractorConfig) -> Self {
+        Self {
+            trust: settings.trust,
+            devices: &settings.devices,
+            sandbox: &settings.sandbox,
+        }
+    }
+}
+
+impl<'a> From<&'a FusionWorker> for Rights<'a> {
+    fn from(settings: &'a FusionWorker) -> Self {
+        Self {
+            trust: settings.trust,
+            devices: &[],
+            sandbox: &settings.sandbox,
+        }
+    }
+}
+
 /// How this process starts workers.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -95,10 +126,10 @@ impl Host {
         runs: &Runs,
         extractor: &Name,
         source: &Name,
-        settings: &ExtractorConfig,
+        rights: &Rights<'_>,
     ) -> Result<Program, HostError> {
         let directory = self.directory(extractor, source)?;
-        let policy = self.policy(runs, settings)?;
+        let policy = self.policy(runs, rights)?;
         let environment = environment();
         let (program, runs) = (self.program.clone(), runs.clone());
         let (args, exec) = match runs {
@@ -151,7 +182,7 @@ impl Host {
         path.canonicalize().map_err(failed)
     }
 
-    fn policy(&self, runs: &Runs, settings: &ExtractorConfig) -> Result<Policy, HostError> {
+    fn policy(&self, runs: &Runs, rights: &Rights<'_>) -> Result<Policy, HostError> {
         let mut read = self.model_dirs.clone();
         read.extend(runtime_dirs());
         read.push(self.program.clone());
@@ -162,27 +193,27 @@ impl Host {
             read.push(program.clone());
             read.extend(own.iter().cloned());
         }
-        read.extend(settings.sandbox.read.iter().cloned());
+        read.extend(rights.sandbox.read.iter().cloned());
         // One that is not there needs no grant.
         let mut read: Vec<PathBuf> = read.iter().filter_map(|p| p.canonicalize().ok()).collect();
         read.sort();
         read.dedup();
-        let memory = settings
+        let memory = rights
             .sandbox
             .memory_mb
             .map(|mb| mb << 20)
             .or_else(half_of_memory);
         let policy = Policy {
-            trust: match settings.trust {
+            trust: match rights.trust {
                 crate::config::Trust::Normal => Trust::Normal,
                 crate::config::Trust::Untrusted => Trust::Untrusted,
             },
             read,
-            write: settings.sandbox.write.clone(),
-            devices: settings.devices.clone(),
+            write: rights.sandbox.write.clone(),
+            devices: rights.devices.to_vec(),
             memory_bytes: memory,
-            network: settings.sandbox.network,
-            processes: settings.sandbox.processes,
+            network: rights.sandbox.network,
+            processes: rights.sandbox.processes,
             ..Policy::default()
         };
         if policy.trust == Trust::Untrusted {

@@ -22,7 +22,7 @@ use super::handoff::{Glance, PACED, SIZES, TRIPS, duel, frame, row};
 use super::{Options, Row, median};
 use crate::config::{Config, ExtractorConfig};
 use crate::pipeline::build;
-use crate::workers::{Host, Runs};
+use crate::workers::{Host, Rights, Runs};
 
 /// The plugin of the children here; known to `visualpath worker` only.
 pub(crate) const GLANCE: &str = "bench_glance";
@@ -284,7 +284,7 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     let settings = ExtractorConfig::new(GLANCE);
     let source = Name::new("bench")?;
     let start = |runs: &Runs, name: &str, pixels| {
-        let program = host.program(runs, &Name::new(name)?, &source, &settings)?;
+        let program = host.program(runs, &Name::new(name)?, &source, &Rights::from(&settings))?;
         Worker::start(program, pixels)
     };
     let rust = Runs::BuiltIn(GLANCE.to_owned());

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visualpath_core::{
-    Clock, ColorSpec, FrameMeta, ImageLayout, ModelUse, NS_PER_MS, Name, Outcome, PixelFormat,
-    PluginError, RateGate, ViewSpec,
+    Clock, ColorSpec, FrameMeta, Fusion, FusionContext, ImageLayout, ModelUse, NS_PER_MS, Name,
+    Outcome, PixelFormat, PluginContext, PluginError, RateGate, ViewSpec,
 };
 use visualpath_frames::{Frame, FramePool, PoolError, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_media::source::SourceInfo;
 use visualpath_platform::isolation::{
-    ChildEvent, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Pixels,
+    ChildEvent, ChildFusion, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Patience,
+    Pixels,
 };
 use visualpath_platform::{
     Bell, DropPolicy, FlowLimiter, FlowPath, Isolation, Job, LaneGate, LaneSpec, LaneWorker,
@@ -19,9 +20,9 @@ use visualpath_platform::{
 };
 
 use super::StartError;
-use super::plan::{Planned, PlannedPath};
+use super::plan::{Planned, PlannedFusion, PlannedPath};
 use crate::config::{self, Config};
-use crate::workers::Host;
+use crate::workers::{Host, Rights, Runs};
 
 /// An extractor with its model loaded, and what it says of itself.
 pub struct Loaded {
@@ -96,7 +97,12 @@ fn load_in_child(
         message,
     };
     let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
-    let program = host.program(&planned.runs, &name, source, &planned.settings);
+    let program = host.program(
+        &planned.runs,
+        &name,
+        source,
+        &Rights::from(&planned.settings),
+    );
     let program = program.map_err(|e| failed(e.to_string()))?;
     let spec = ChildSpec {
         source: source.clone(),
@@ -351,7 +357,15 @@ pub fn lane(
 }
 
 /// A path as the path thread wants it. `lanes` has the facts of each extractor of the plan.
-pub fn path(pace: &Pace, path: PlannedPath, lanes: &[LaneFacts]) -> FlowPath {
+///
+/// # Errors
+/// If its fusion's process can't be started, or refuses its config.
+pub fn path(
+    pace: &Pace,
+    path: PlannedPath,
+    lanes: &[LaneFacts],
+    nursery: &Nursery<'_>,
+) -> Result<FlowPath, StartError> {
     let chains = path.extractors.iter().map(|i| lanes[*i].chain_ns);
     let slowest = chains.max().unwrap_or(0);
     let auto_window = slowest.saturating_add(slowest / 5).max(AUTO_WINDOW_NS);
@@ -372,7 +386,61 @@ pub fn path(pace: &Pace, path: PlannedPath, lanes: &[LaneFacts]) -> FlowPath {
         extractors,
         window_ns: pace.realtime.then_some(window_ns),
     };
-    (spec, path.fusion)
+    let fusion = match path.fusion {
+        PlannedFusion::Here(fusion) => fusion,
+        PlannedFusion::Child(runs, context) => {
+            child_fusion(pace, &runs, *context, &path.fusion_settings, nursery)?
+        }
+    };
+    Ok((spec, fusion))
+}
+
+/// How long a file waits for a fusion that died to come again: the longest pause and its start.
+const COMING: Duration = Duration::from_secs(150);
+
+/// Starts a fusion's process and waits until it is ready, or has died a first time.
+fn child_fusion(
+    pace: &Pace,
+    runs: &Runs,
+    context: FusionContext,
+    settings: &config::FusionConfig,
+    nursery: &Nursery<'_>,
+) -> Result<Box<dyn Fusion>, StartError> {
+    let fusion = context.name.clone();
+    let failed = |message: String| StartError::FusionWorker {
+        fusion: fusion.clone(),
+        message,
+    };
+    let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
+    let rights = Rights::from(&settings.worker);
+    let program = host.program(runs, &fusion, &pace.source, &rights);
+    let program = program.map_err(|e| failed(e.to_string()))?;
+    let plugin = PluginContext {
+        name: fusion.clone(),
+        config: context.config,
+        zones: nursery.config.zones_of(pace.source.as_str()),
+        model_dirs: super::plan::model_dirs(nursery.config),
+    };
+    let spec = ChildSpec {
+        source: pace.source.clone(),
+        ..ChildSpec::new(plugin, program)
+    };
+    let patience = Patience {
+        answer: Duration::from_millis(settings.worker.timeout_ms),
+        coming: match pace.realtime {
+            true => Duration::ZERO,
+            false => COMING,
+        },
+    };
+    let launcher = Launcher::global().map_err(|e| failed(e.to_string()))?;
+    let child = ChildFusion::start(launcher, spec, &context.extractors, patience);
+    let mut child = child.map_err(|e| failed(e.to_string()))?;
+    let fault = child.wait_until_up().err().and_then(|why| fault_of(&why));
+    match fault {
+        Some(error) => Err(StartError::Fusion { fusion, error }),
+        // One that died comes again, or the log says that it does not.
+        None => Ok(Box::new(child)),
+    }
 }
 
 /// What paths need to know of a lane.

@@ -72,11 +72,19 @@ pub struct PlannedPath {
     /// Indices of its extractors.
     pub extractors: Vec<usize>,
     /// Its fusion.
-    pub fusion: Box<dyn Fusion>,
+    pub fusion: PlannedFusion,
     /// Whether its triggers may want clips.
     pub wants_clips: bool,
     /// `stale_ms`, where the fusion has it.
     pub stale_ms: Option<u64>,
+}
+
+/// The fusion of a path.
+pub enum PlannedFusion {
+    /// In this process.
+    Here(Box<dyn Fusion>),
+    /// In a process of its own, which is not started yet.
+    Child(Runs, Box<FusionContext>),
 }
 
 impl LinePlan {
@@ -297,9 +305,9 @@ fn paths(
         };
         let key = |k: &str| format!("fusion.{}.{k}", settings.fusion);
         let mut wants_clips = true;
-        let fusion: Box<dyn Fusion> = if let Some(rules) = fusion_settings.rules() {
+        let fusion = if let Some(rules) = fusion_settings.rules() {
             match Rules::compile(rules.clone(), &known, config.timezone()) {
-                Ok(rules) => Box::new(rules),
+                Ok(rules) => PlannedFusion::Here(Box::new(rules)),
                 Err(errors) => {
                     let fault = |e: visualpath_platform::rules::RuleError| {
                         (key(&format!("config.{}", e.path())), e.message)
@@ -314,25 +322,14 @@ fn paths(
                 config: fusion_settings.other().cloned().unwrap_or_default(),
                 extractors: known,
             };
-            let plugin = match registry.fusion(&fusion_settings.plugin) {
-                Ok(plugin) => plugin,
-                Err(e) => {
-                    wrong.push((key("plugin"), e.to_string()));
-                    continue;
+            match other_fusion(config, registry, context, fusion_settings)? {
+                Ok((fusion, wants)) => {
+                    wants_clips = wants;
+                    fusion
                 }
-            };
-            wants_clips = plugin.wants_clips(&context);
-            match plugin.create(&context) {
-                Ok(fusion) => fusion,
-                Err(PluginError::Config { key: k, message }) => {
-                    wrong.push((key(&format!("config.{k}")), message));
+                Err((k, message)) => {
+                    wrong.push((key(&k), message));
                     continue;
-                }
-                Err(error) => {
-                    return Err(StartError::Fusion {
-                        fusion: settings.fusion.clone(),
-                        error,
-                    });
                 }
             }
         };
@@ -348,4 +345,40 @@ fn paths(
         });
     }
     Ok(paths)
+}
+
+/// A fusion other than `rules`, and whether it may want clips. The inner error is a fault of the
+/// config: its key, relative to the fusion's, and what is wrong.
+fn other_fusion(
+    config: &Config,
+    registry: &Registry,
+    context: FusionContext,
+    settings: &FusionConfig,
+) -> Result<Result<(PlannedFusion, bool), (String, String)>, StartError> {
+    let venv = settings.worker.venv.as_deref();
+    let found = match registry.find_fusion(&settings.plugin, venv) {
+        Ok(found) => found,
+        Err(e) => return Ok(Err(("plugin".to_owned(), e.to_string()))),
+    };
+    let plugin = match &found {
+        Found::Linked(plugin) => plugin,
+        Found::External(external) => {
+            let isolation = workers::isolation(workers::recommended(external));
+            let runs = workers::runs(&found, isolation, venv, config, &settings.plugin);
+            return Ok(match runs {
+                // What it wants is not known before it speaks.
+                Ok(runs) => Ok((PlannedFusion::Child(runs, Box::new(context)), true)),
+                Err((key, why)) => Err((key.to_owned(), why)),
+            });
+        }
+    };
+    let wants_clips = plugin.wants_clips(&context);
+    match plugin.create(&context) {
+        Ok(fusion) => Ok(Ok((PlannedFusion::Here(fusion), wants_clips))),
+        Err(PluginError::Config { key, message }) => Ok(Err((format!("config.{key}"), message))),
+        Err(error) => Err(StartError::Fusion {
+            fusion: context.name,
+            error,
+        }),
+    }
 }
