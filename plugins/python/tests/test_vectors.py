@@ -84,6 +84,19 @@ def test_bounds_hold_both_ways():
     assert told.value.kind == "complex"
 
 
+def test_the_shape_of_a_text_is_that_of_what_it_says():
+    def counted(value):
+        if not isinstance(value, (list, dict)):
+            return 0, 0
+        inner = [counted(v) for v in (value.values() if isinstance(value, dict) else value)]
+        parts = 1 + max(len(value) - 1, 0) + sum(p for p, _ in inner)
+        return parts, 1 + max((d for _, d in inner), default=0)
+
+    texts = ["{}", "{\"a\":[]}", "[{}]", '{"a":[],"b":{"c":[1,2,[3]]}}', '{"a,[{":"\\"],,[\\\\","b":1}', '{"a":"\\\\"}']
+    for text in texts + [golden(v).decode() for v in INDEX["vectors"]]:
+        assert protocol.shape(text.encode()) == counted(json.loads(text)), text
+
+
 def test_damaged_messages_are_told():
     rng = random.Random(1)
     seeds = [golden(v) for v in INDEX["vectors"]]
