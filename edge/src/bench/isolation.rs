@@ -320,7 +320,7 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     ];
     if let Some(python) = &options.python {
         let python =
-            crate::workers::python(python, "extractor", "visualpath_edge.testing:Glance", None);
+            crate::workers::python(python, "extractor", "visualpath_edge.glance:Glance", None);
         kinds.push(kind(
             "venv, shm",
             "venv",

@@ -72,10 +72,13 @@ def _arguments(argv: Optional[List[str]]) -> Asked:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--plugin", metavar="NAME", help="name of the entry point")
     parser.add_argument("--entry-point", metavar="MODULE:CLASS", help="the class, installed or not")
+    parser.add_argument("--path", metavar="DIR", help="where else modules are looked for, last")
     parser.add_argument("--kind", choices=sorted(loading.GROUPS), default="extractor")
     parsed = parser.parse_args(argv)
     if not parsed.plugin and not parsed.entry_point:
         parser.error("one of --plugin and --entry-point is needed")
+    if parsed.path:
+        sys.path.append(parsed.path)
     return Asked(parsed.kind, parsed.plugin, parsed.entry_point)
 
 
