@@ -162,6 +162,24 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
     Ok(Plan { lines })
 }
 
+/// One extractor of a config by itself, as it would be planned for `source`.
+///
+/// # Errors
+/// Every key of it that is wrong.
+pub fn alone(
+    config: &Config,
+    registry: &Registry,
+    name: &Name,
+    source: &Name,
+) -> Result<Planned, StartError> {
+    plugins::discover(registry, config);
+    let missing = || StartError::config(&format!("extractor.{name}"), "there is no such extractor");
+    let settings = config.extractor.get(name).ok_or_else(missing)?;
+    let zones = config.zones_of(source.as_str());
+    extractor(config, registry, name, settings, &zones)?
+        .map_err(|fault| StartError::Config(vec![fault]))
+}
+
 /// Where models are looked up.
 pub fn model_dirs(config: &Config) -> Vec<PathBuf> {
     visualpath_onnx::default_model_dirs(Some(&config.device.state_dir))
