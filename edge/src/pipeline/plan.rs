@@ -249,9 +249,27 @@ fn extractor(
         Found::Linked(_) => config::Isolation::Inline,
         Found::External(external) => workers::recommended(external),
     };
-    let isolation = workers::isolation(config.isolation_of(settings, recommended));
+    let mut isolation = workers::isolation(config.isolation_of(settings, recommended));
     if let Err(why) = allowed(&found, isolation) {
         return fault("isolation", format!("`{}`: {why}", settings.plugin));
+    }
+    if settings.fallback == config::Fallback::Inline
+        && let Err(why) = allowed(&found, Isolation::Inline)
+    {
+        return fault("fallback", format!("`{}`: {why}", settings.plugin));
+    }
+    if isolation == Isolation::Venv
+        && settings.fallback == config::Fallback::Process
+        && let Err((_, why)) = workers::runs(
+            &found,
+            isolation,
+            settings.venv.as_deref(),
+            config,
+            &settings.plugin,
+        )
+    {
+        tracing::warn!(extractor = %name, why, "its venv can't be had: it runs in a process without, as `fallback` says");
+        isolation = Isolation::Process;
     }
     let runs = match workers::runs(
         &found,

@@ -74,6 +74,8 @@ pub struct ChildWorker {
     killed: bool,
     log: Budget,
     scratch: Vec<u8>,
+    /// The message of the last frame, to be used again.
+    asked: Option<Box<Extract>>,
     /// Answers to nothing in flight.
     strays: u64,
 }
@@ -137,6 +139,7 @@ impl ChildWorker {
             killed: false,
             log: Budget::new(now),
             scratch: Vec::new(),
+            asked: None,
             strays: 0,
         }
     }
@@ -237,6 +240,7 @@ impl ChildWorker {
             view,
             scratch,
             deadline_ms,
+            asked,
             ..
         } = self;
         let Some(link) = link else {
@@ -294,18 +298,29 @@ impl ChildWorker {
         let reference = FrameRef::new(at, frame.meta(), &seen.layout, &seen.roi);
         let mut reference = reference.map_err(LinkError::from)?;
         reference.pixels = Some(how);
-        let mut deps = Vec::new();
+        // The message of the frame before, so that a frame allocates none.
+        let mut extract = asked.take().unwrap_or_else(|| {
+            Box::new(Extract {
+                frame: reference,
+                deps: Vec::new(),
+                deadline_ms: None,
+            })
+        });
+        extract.frame = reference;
+        extract.deadline_ms = *deadline_ms;
+        extract.deps.clear();
         for held in &doing.job.deps {
             for observation in &held.observations {
-                deps.push(Observation::from_core(observation).map_err(LinkError::from)?);
+                let dep = Observation::from_core(observation).map_err(LinkError::from)?;
+                extract.deps.push(dep);
             }
         }
-        let extract = FromParent::Extract(Box::new(Extract {
-            frame: reference,
-            deps,
-            deadline_ms: *deadline_ms,
-        }));
-        Ok(link.request(&extract, beside)?)
+        let message = FromParent::Extract(extract);
+        let sent = link.request(&message, beside);
+        if let FromParent::Extract(extract) = message {
+            *asked = Some(extract);
+        }
+        Ok(sent?)
     }
 
     /// What has happened, one thing at a time; `None` when nothing has.
