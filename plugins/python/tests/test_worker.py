@@ -193,7 +193,7 @@ def test_an_error_in_clean_up_is_told_and_does_not_change_the_end(child):
         (b'{"v":1,"id":72,"type":"extract"}', 72, "extract: frame is missing"),
         (b'{"v":1,"id":73,"type":"ready"}', 73, 'unknown message type "ready"'),
         (b'{"v":1,"id":74,"type":"fuse","frame_id":1,"t_ns":1,"observations":{},"missing":[]}', 74,
-         "this is a extractor"),
+         "this is an extractor, not a fusion"),
         (b'{"v":1,"id":75,"type":"hello","codec":"json/1","config":{},"zones":[],"pools":[]}', 75,
          "hello: a second one"),
         (b" " * ((4 << 20) + 1), 0, "a message of"),

@@ -63,7 +63,10 @@ class Link:
         return parts
 
     def send(self, data: bytes) -> bool:
-        """Sends an answer. False: the parent is gone and nobody will read it."""
+        """Sends an answer, after what other threads had to say before it. False: the parent is gone
+        and nobody will read it."""
+        if self._waiting:
+            self.flush()
         while True:
             try:
                 self._socket.send(data, zmq.DONTWAIT)

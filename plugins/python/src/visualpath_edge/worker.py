@@ -265,7 +265,7 @@ class Worker:
         if self._host is None:
             raise protocol.ProtocolError("body", "no hello yet", id)
         if self._asked.kind != kind:
-            raise protocol.ProtocolError("type", f"this is a {self._asked.kind}, not a {kind}", id)
+            raise protocol.ProtocolError("type", f"this is {_a(self._asked.kind)}, not {_a(kind)}", id)
         return self._host
 
     def _check_started(self) -> None:
@@ -299,6 +299,10 @@ def _error(error: Exception) -> protocol.ErrorReport:
     from .host import error_of
 
     return error.report if isinstance(error, _Broken) else error_of(error)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _settle_memory() -> None:
