@@ -179,7 +179,9 @@ def test_any_object_with_the_fields_is_a_trigger():
     assert (trigger.reason, trigger.signals) == ("it was loud", {"sound.level": 3.0})
 
 
-@pytest.mark.parametrize("label, name", [("7 dwarfs", "t_7_dwarfs"), ("É", "t__"), ("type", "type_"), ("", "crowd")])
+@pytest.mark.parametrize(
+    "label, name", [("7 dwarfs", "t_7_dwarfs"), ("É", "t__"), ("type", "type_"), ("", "crowd")]
+)
 def test_every_label_becomes_a_name(label, name):
     assert answered({"label": label})[0].label == name
 

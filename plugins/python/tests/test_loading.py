@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from visualpath_edge import context, loading
+from visualpath_edge import context
 from visualpath_edge.context import ConfigError
 from visualpath_edge.loading import Plugin, make
 

@@ -33,8 +33,8 @@ def test_numpys_numbers_and_arrays_are_accepted_everywhere(child, picture):
         (4, "signal 'score' is 'high': expected a number"),
         (5, "signal 'score' is None: expected a number"),
         (6, "data.faces[1].score is nan: numbers must be finite"),
-        (7, "data: 1180591620717411303424 does not fit into 64 bits"),
-        (8, "data: a lone surrogate, which no UTF-8 can say"),
+        (7, "data: a number that no float holds"),
+        (8, "a lone surrogate, which no UTF-8 can say"),
         (9, "confidence is nan: numbers must be finite"),
         (10, "observation 1: a signal's name of 300 bytes; at most 256"),
         (11, "257 signals; at most 256 are allowed: put vectors into data"),
@@ -103,7 +103,7 @@ def test_an_answer_is_that_of_the_protocols_own_writer():
         source="x", t_ns=np.int64(5), signals={"é\n\"": np.float32(0.1), "": -0.0, "tiny": 5e-324},
         data={"text": "é \"quoted\" \\ \U0001f600 \n"}, metadata={"k": [1e300]}, confidence=1,
     )  # fmt: skip
-    signals = {"é\n\"": float(np.float32(0.1)), "": -0.0, "tiny": 5e-324}
+    signals = {'é\n"': float(np.float32(0.1)), "": -0.0, "tiny": 5e-324}
     item = protocol.Observation("käse", 7, signals, seen.data, seen.metadata, 5, 1.0)
     wanted = protocol.encode(protocol.Observations([item], protocol.Timing(1, 2)), 3)
     written = answers.Answers("käse").observations(3, 7, [seen], 1, 2)
@@ -130,6 +130,12 @@ def test_depth_and_length_are_bounded():
     circle["a"] = circle
     with pytest.raises(plain.BadAnswer, match="nested deeper"):
         one(Observation(data=circle))
+
+
+@pytest.mark.parametrize("number", [10**400, 10**5000, [10**400], {"a": 10**5000}], ids=range(4))
+def test_a_number_that_no_float_holds_is_named(number):
+    with pytest.raises(plain.BadAnswer, match="data.*a number that no float holds"):
+        one(Observation(data={"a": number}))
 
 
 def test_a_flat_answer_of_many_objects_is_not_deep():

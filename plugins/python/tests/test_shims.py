@@ -14,7 +14,11 @@ def run(code, *path):
     """What a fresh interpreter with these folders on its path prints."""
     env = {"PYTHONPATH": ":".join(map(str, (*path, SRC))), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=HANGS
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
@@ -155,7 +159,11 @@ class P:
 
 
 def test_a_plugins_observation_class_is_that_of_the_installed_visualpath(site, picture):
-    core = "class Observation:\n    def __init__(self, source, frame_id, t_ns, signals=None, data=None, metadata=None):\n        self.source, self.signals, self.data, self.theirs = source, signals or {}, data, True\n"
+    core = """
+class Observation:
+    def __init__(self, source, frame_id, t_ns, signals=None, data=None, metadata=None):
+        self.source, self.signals, self.data, self.theirs = source, signals or {}, data, True
+"""
     package(site.path, {"visualpath/__init__.py": "", "visualpath/core/__init__.py": core})
     code = """
 from visualpath.core import Observation
