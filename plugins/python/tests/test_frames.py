@@ -29,7 +29,9 @@ def test_an_extractor_that_takes_a_frame_knows_where_it_lies(child, picture):
         input=protocol.Input("rgb", 32, 32, "letterbox"),
         models=[protocol.Model("none", "1", "00", "numpy 1")],
     )
-    said = dict(format="rgb", frame_width=640, frame_height=480, roi=[0.0, -0.25, 1.0, 1.25], epoch=2, view=0)
+    said = dict(
+        format="rgb", frame_width=640, frame_height=480, roi=[0.0, -0.25, 1.0, 1.25], epoch=2, view=0
+    )
     answer = parent.extract(parent.pool1.put(1, picture, **said))
     (seen,) = answer.items
     assert seen.data == {
@@ -82,7 +84,9 @@ class Writes:
         for number in (1, 2, 3, 4):
             report = parent.extract(pool.put(0, picture, frame_id=number))
             assert isinstance(report, protocol.ErrorReport), number
-            assert "read-only" in report.error or "writ" in report.error.lower() or "modify" in report.error, report
+            assert (
+                "read-only" in report.error or "writ" in report.error.lower() or "modify" in report.error
+            ), report
         assert " r--s " in parent.maps()[0]
         start = pool.first
         assert pool.memory[start : start + picture.nbytes] == picture.tobytes()
@@ -306,7 +310,9 @@ def test_a_jpeg_is_decoded_to_the_format_asked_for(child, format, only):
         from PIL import Image
 
         out = io.BytesIO()
-        Image.fromarray(shown if grey else shown[..., ::-1] if format == "bgr" else shown).save(out, "JPEG", quality=100)
+        Image.fromarray(shown if grey else shown[..., ::-1] if format == "bgr" else shown).save(
+            out, "JPEG", quality=100
+        )
         data = out.getvalue()
     else:
         import cv2

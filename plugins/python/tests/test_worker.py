@@ -1,5 +1,6 @@
 """A worker's life: how it starts, what it answers, how it ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -146,7 +147,11 @@ def test_a_plugin_that_writes_into_its_frame_gets_numpys_error(child, picture):
 
 @pytest.mark.parametrize(
     "number, error, status",
-    [(3, "KeyboardInterrupt: (no message)", 1), (4, "SystemExit: 3", 3), (5, "SystemExit: (no message)", 0)],
+    [
+        (3, "KeyboardInterrupt: (no message)", 1),
+        (4, "SystemExit: 3", 3),
+        (5, "SystemExit: (no message)", 0),
+    ],
 )
 def test_a_plugin_that_ends_the_process_is_answered_for_first(child, picture, number, error, status):
     parent = child("Faults")
@@ -193,7 +198,7 @@ def test_an_error_in_clean_up_is_told_and_does_not_change_the_end(child):
         (b'{"v":1,"id":72,"type":"extract"}', 72, "extract: frame is missing"),
         (b'{"v":1,"id":73,"type":"ready"}', 73, 'unknown message type "ready"'),
         (b'{"v":1,"id":74,"type":"fuse","frame_id":1,"t_ns":1,"observations":{},"missing":[]}', 74,
-         "this is a extractor"),
+         "this is an extractor, not a fusion"),
         (b'{"v":1,"id":75,"type":"hello","codec":"json/1","config":{},"zones":[],"pools":[]}', 75,
          "hello: a second one"),
         (b" " * ((4 << 20) + 1), 0, "a message of"),
@@ -306,10 +311,33 @@ class Threaded:
     def extract(self, frame):
         pass
 """
-    site("threaded", "1", extractors={"threaded": "threaded_plugin:Threaded"}, modules={"threaded_plugin.py": code})
+    entry = {"threaded": "threaded_plugin:Threaded"}
+    site("threaded", "1", extractors=entry, modules={"threaded_plugin.py": code})
     with Parent("--plugin", "threaded", path=[site.path]) as parent:
         parent.start()
         assert parent.shut_down() == 0
+
+
+def test_what_is_installed_is_listed_for_the_appliance(site):
+    site("my-plugins", "1.2.3", **ENTRY_POINT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "visualpath_edge.worker", "--list"],
+        env={"PYTHONPATH": f"{site.path}:{SRC}"},
+        capture_output=True,
+        timeout=HANGS,
+        check=True,
+    )
+    told = {"version": "1.2.3", "entry_point": "examples:ArrayShape", "name": "shape", "kind": "extractor"}
+    fusion = {"version": "1.2.3", "entry_point": "examples:Counts", "name": "counts", "kind": "fusion"}
+    assert json.loads(ended.stdout) == [told, fusion]
+
+
+def test_a_crash_in_native_code_leaves_the_plugins_line_in_the_log(child, picture):
+    parent = child("Crashes")
+    with pytest.raises(TimeoutError):
+        parent.extract(parent.pool1.put(0, picture))
+    assert parent.wait() == -signal.SIGSEGV
+    assert "Segmentation fault" in parent.written() and "examples.py" in parent.written()
 
 
 @pytest.mark.parametrize("missing", ["VISUALPATH_ENDPOINT", "VISUALPATH_TOKEN", "fd 3"])

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import mapping, plain, protocol
-from .forms import MAX_NAME_BYTES, MAX_OBSERVATIONS, MAX_SIGNALS
+from .forms import MAX_JSON_PARTS, MAX_NAME_BYTES, MAX_OBSERVATIONS, MAX_SIGNALS
 from .protocol import PROTOCOL
 
 #: Names of signals whose JSON is kept.
@@ -34,7 +34,9 @@ class Answers:
         self._own = own_mappers or []
         self._names: Dict[str, str] = {}
 
-    def observations(self, id: int, frame_id: int, items: List[Any], extract_ns: int, total_ns: int) -> bytes:
+    def observations(
+        self, id: int, frame_id: int, items: List[Any], extract_ns: int, total_ns: int
+    ) -> bytes:
         """The message. Raises :class:`BadObservation`."""
         if len(items) > MAX_OBSERVATIONS:
             raise BadObservation(
@@ -47,22 +49,26 @@ class Answers:
             except plain.BadAnswer as error:
                 where = f"observation {index}: " if len(items) > 1 else ""
                 raise BadObservation(f"{where}{error}") from None
-        data = (
+        text = (
             f'{{"v":{PROTOCOL},"id":{id},"type":"observations","items":[{",".join(written)}],'
             f'"timing":{{"extract_ns":{extract_ns},"total_ns":{total_ns}}}}}'
-        ).encode()
+        )
         try:
-            protocol.check_bytes(data)
-        except protocol.ProtocolError as error:
-            raise BadObservation(f"the answer is too large: {error}") from None
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise BadObservation("a lone surrogate, which no UTF-8 can say") from None
+        # As many parts as allowed take more bytes than that.
+        if len(data) > MAX_JSON_PARTS:
+            try:
+                protocol.check_bytes(data)
+            except protocol.ProtocolError as error:
+                raise BadObservation(f"the answer is too large: {error}") from None
         return data
 
     def _one(self, observation: Any, frame_id: int) -> str:
         signals = getattr(observation, "signals", _MISSING)
         if signals is _MISSING:
-            raise BadObservation(
-                f"expected an Observation, got {type(observation).__qualname__}"
-            )
+            raise BadObservation(f"expected an Observation, got {type(observation).__qualname__}")
         data = getattr(observation, "data", None)
         metadata = getattr(observation, "metadata", None)
         if self._own or mapping.MAPPERS:
@@ -97,7 +103,7 @@ class Answers:
             raise BadObservation(
                 f"{len(written)} signals; at most {MAX_SIGNALS} are allowed: put vectors into data"
             )
-        return f'{{{",".join(written)}}}'
+        return f"{{{','.join(written)}}}"
 
     def _array(self, name: Any, values: np.ndarray) -> List[str]:
         """An array is one signal per element: ``name_0``, ``name_1``, …, row by row."""

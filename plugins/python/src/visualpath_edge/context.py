@@ -56,8 +56,12 @@ class Context:
         raise ModelError(f"model file {file} was not found; looked in {looked}")
 
 
+def _nobody(percent: float, text: str) -> None:
+    """Outside of a worker nobody waits."""
+
+
 _now = Context()
-_progress: Callable[[float, str], None] = lambda percent, text: None
+_progress: Callable[[float, str], None] = _nobody
 
 
 def context() -> Context:

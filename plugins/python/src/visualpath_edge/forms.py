@@ -215,9 +215,7 @@ _FIELDS: Dict[type, List[Tuple[str, Form, bool]]] = {}
 def fields_of(cls: type) -> List[Tuple[str, Form, bool]]:
     known = _FIELDS.get(cls)
     if known is None:
-        known = [
-            (f.name, f.metadata["form"], f.metadata["optional"]) for f in dataclasses.fields(cls)
-        ]
+        known = [(f.name, f.metadata["form"], f.metadata["optional"]) for f in dataclasses.fields(cls)]
         _FIELDS[cls] = known
     return known
 
@@ -250,8 +248,10 @@ def check_json(value: Any, depth: int) -> None:
     elif isinstance(value, bool) or value is None or isinstance(value, str):
         pass
     elif isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise Bad(f"{short(str(value))} does not fit into 64 bits")
+        try:
+            float(value)
+        except OverflowError:
+            raise Bad("a number that no float holds") from None
     else:
         raise Bad(f"{type(value).__name__} is not JSON")
 

@@ -105,9 +105,7 @@ class Fusing:
             label = f"t_{label}"
         return f"{label}_" if label in _RESERVED else label[:128]
 
-    def _mapped(
-        self, trigger: Any, result: Any, observations: Dict[str, List[Any]]
-    ) -> List[Trigger]:
+    def _mapped(self, trigger: Any, result: Any, observations: Dict[str, List[Any]]) -> List[Trigger]:
         """One trigger of a point, two of a range."""
         fired_ns, frame_id = self._now
         label = self._label(_said(trigger, "label"))

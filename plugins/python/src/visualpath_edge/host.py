@@ -130,9 +130,7 @@ class ExtractorHost(Host):
         returned = self._shape.run(frame, deps)
         items = answers.listed(returned)
         to_ns = time.monotonic_ns()
-        return self._answers.observations(
-            id, at.frame_id, items, to_ns - from_ns, to_ns - began_ns
-        )
+        return self._answers.observations(id, at.frame_id, items, to_ns - from_ns, to_ns - began_ns)
 
 
 class FusionHost(Host):

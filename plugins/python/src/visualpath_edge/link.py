@@ -36,16 +36,17 @@ class Link:
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ring, False)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(pools.fileno(), zmq.POLLIN)
-        self._poller.register(self._bell, zmq.POLLIN)
+        waits_for = (self._socket, pools.fileno(), self._bell)
+        self._waits_for = [(one, zmq.POLLIN) for one in waits_for]
+        # The socket's own send, without what pyzmq puts before it for kinds of sockets that this
+        # is not.
+        self._send = super(zmq.Socket, self._socket).send
 
     def receive(self) -> Optional[List[Any]]:
         """The parts of the next message; none when the parent is gone. Further parts are not
         copied out of the message."""
         while True:
-            for ready, _ in self._poller.poll():
+            for ready, _ in zmq.zmq_poll(self._waits_for, -1):
                 if ready is self._socket:
                     return self._read()
                 if ready == self._bell:
@@ -63,10 +64,13 @@ class Link:
         return parts
 
     def send(self, data: bytes) -> bool:
-        """Sends an answer. False: the parent is gone and nobody will read it."""
+        """Sends an answer, after what other threads had to say before it. False: the parent is gone
+        and nobody will read it."""
+        if self._waiting:
+            self.flush()
         while True:
             try:
-                self._socket.send(data, zmq.DONTWAIT)
+                self._send(data, zmq.DONTWAIT)
                 return True
             except zmq.Again:
                 # The parent reads nothing. Wait until it does, or is gone.

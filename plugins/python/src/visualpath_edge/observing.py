@@ -185,9 +185,7 @@ class ObservabilityHub:
         with cls._instance_lock:
             cls._instance = None
 
-    def configure(
-        self, level: TraceLevel = TraceLevel.OFF, sinks: Optional[List[Any]] = None
-    ) -> None:
+    def configure(self, level: TraceLevel = TraceLevel.OFF, sinks: Optional[List[Any]] = None) -> None:
         self._level = TraceLevel(level)
         for sink in sinks or []:
             self.add_sink(sink)

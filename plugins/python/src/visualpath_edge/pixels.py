@@ -19,9 +19,7 @@ def form(format: str, width: int, height: int, stride: int) -> Tuple[Tuple[int, 
     """Shape of the array, and its bytes. Raises :class:`ProtocolError` for what is no packed
     picture."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise ProtocolError(
-            "body", f"a picture of {width}×{height}: both sides must be 1 to {MAX_SIDE}"
-        )
+        raise ProtocolError("body", f"a picture of {width}×{height}: both sides must be 1 to {MAX_SIDE}")
     half_width, half_height = (width + 1) // 2, (height + 1) // 2
     row, shape, size = {
         "bgr": (width * 3, (height, width, 3), width * height * 3),
@@ -32,9 +30,7 @@ def form(format: str, width: int, height: int, stride: int) -> Tuple[Tuple[int, 
         "i420": (width, None, width * height + 2 * half_width * half_height),
     }[format]
     if stride != row:
-        raise ProtocolError(
-            "body", f"rows of {stride} bytes where a packed {format} picture has {row}"
-        )
+        raise ProtocolError("body", f"rows of {stride} bytes where a packed {format} picture has {row}")
     if shape is None:
         even = width % 2 == 0 and height % 2 == 0
         shape = (height * 3 // 2, width) if even else (size,)
@@ -62,9 +58,7 @@ def jpeg(frame: FrameRef, data: Any) -> np.ndarray:
     array = decoder()(data, frame.format)
     if array is None or array.shape != shape:
         found = "no picture" if array is None else f"{array.shape[1]}×{array.shape[0]}"
-        raise ProtocolError(
-            "body", f"a JPEG of {frame.width}×{frame.height} was told of; {found} came"
-        )
+        raise ProtocolError("body", f"a JPEG of {frame.width}×{frame.height} was told of; {found} came")
     array.flags.writeable = False
     return array
 

@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 import re
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -31,14 +31,16 @@ class NotJson(BadAnswer):
 def text_of(value: Any, at: str) -> str:
     """``value``, called ``at``, as JSON. Raises :class:`NotJson`."""
     try:
-        text = _ENCODER.encode(value)
+        text = _encode(value)
     except (TypeError, ValueError, RecursionError):
         # Again with every key and element made plain: numpy's integers as keys are fine.
         tree = _tree(value, at, 1)
-        text = _ENCODER.encode(tree)
-    brackets = text.count("{") + text.count("[")
-    if brackets >= MAX_OBJECT_DEPTH or _SUSPECT.search(text):
-        _check(text, at)
+        text = _encode(tree)
+    # A short text can neither be deep nor hold a number of 309 digits.
+    if len(text) > 2 * MAX_OBJECT_DEPTH:
+        brackets = text.count("{") + text.count("[")
+        if brackets > MAX_OBJECT_DEPTH or _TOO_LARGE.search(text):
+            _check(text, at)
     return text
 
 
@@ -70,10 +72,32 @@ def plain(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=plain
 )
-#: An integer that may not fit into 64 bits, or a surrogate, which no UTF-8 can say.
-_SUSPECT = re.compile("[0-9]{19}|[\ud800-\udfff]")
+#: An integer that no float may hold.
+_TOO_LARGE = re.compile("[0-9]{309}")
+
+
+def _made_once() -> Callable[[Any], str]:
+    """``_ENCODER.encode``, which makes its inner encoder anew for every call, with one that is kept.
+    That is no public interface: what does not behave is not used."""
+    encoder = json.encoder
+    try:
+        inner = encoder.c_make_encoder(
+            None, plain, encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+
+        def quick(value: Any) -> str:
+            return "".join(inner(value, 0))
+
+        sample = {"a": [1.5, None, True, {"é\n": np.float32(2)}, 10**20], "": "x"}
+        assert quick(sample) == _ENCODER.encode(sample) and quick("x") == '"x"'
+    except Exception:
+        return _ENCODER.encode
+    return quick
+
+
+_encode = _made_once()
 
 
 def _number(value: Any) -> Any:
@@ -93,6 +117,10 @@ def _tree(value: Any, at: str, depth: int) -> Any:
             raise NotJson(f"{at} is {value}: numbers must be finite")
         return float(value)
     if isinstance(value, int):
+        try:
+            float(value)
+        except OverflowError:
+            raise NotJson(f"{at}: a number that no float holds") from None
         return int(value)
     if depth > MAX_OBJECT_DEPTH:
         raise NotJson(f"{at} is nested deeper than {MAX_OBJECT_DEPTH}")
@@ -120,9 +148,9 @@ def _key(key: Any, at: str) -> str:
 
 def _check(text: str, at: str) -> None:
     try:
-        text.encode()
         check_json(json.loads(text), 1)
-    except UnicodeEncodeError:
-        raise NotJson(f"{at}: a lone surrogate, which no UTF-8 can say") from None
     except Bad as bad:
         raise NotJson(f"{at}: {bad}") from None
+    except ValueError:
+        # More digits than Python itself reads.
+        raise NotJson(f"{at}: a number that no float holds") from None

@@ -132,9 +132,7 @@ class Mapped:
         if frame.slot >= self._slots:
             raise ProtocolError("body", f"frame.slot: {frame.slot} of {self._slots}")
         if frame.offset + size > self._bytes:
-            raise ProtocolError(
-                "body", f"frame.offset: {size} bytes at {frame.offset} of {self._bytes}"
-            )
+            raise ProtocolError("body", f"frame.offset: {size} bytes at {frame.offset} of {self._bytes}")
         self._check_generation(frame)
         return np.ndarray(shape, np.uint8, self._memory, frame.offset)
 

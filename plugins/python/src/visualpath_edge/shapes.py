@@ -93,9 +93,7 @@ def of_fusion(plugin: Any) -> Fusion:
     """Raises TypeError for what has neither ``process`` nor ``update``."""
     name = _own(plugin, "process", "update")
     if name is None:
-        raise TypeError(
-            f"{_called(plugin)} has no method process(observations) or update(observation)"
-        )
+        raise TypeError(f"{_called(plugin)} has no method process(observations) or update(observation)")
     method = getattr(plugin, name)
     needed = [
         p for p in _parameters(method)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -74,12 +75,25 @@ def _arguments(argv: Optional[List[str]]) -> Asked:
     parser.add_argument("--entry-point", metavar="MODULE:CLASS", help="the class, installed or not")
     parser.add_argument("--path", metavar="DIR", help="where else modules are looked for, last")
     parser.add_argument("--kind", choices=sorted(loading.GROUPS), default="extractor")
+    parser.add_argument("--list", action="store_true", help="print what is installed, as JSON")
     parsed = parser.parse_args(argv)
+    if parsed.list:
+        print(json.dumps(_installed(), indent=1))
+        parser.exit()
     if not parsed.plugin and not parsed.entry_point:
         parser.error("one of --plugin and --entry-point is needed")
     if parsed.path:
         sys.path.append(parsed.path)
     return Asked(parsed.kind, parsed.plugin, parsed.entry_point)
+
+
+def _installed() -> List[Dict[str, str]]:
+    return [
+        {"kind": kind, **plugin._asdict()}
+        for kind in sorted(loading.GROUPS)
+        for _, found in sorted(loading.installed(kind).items())
+        for plugin in found
+    ]
 
 
 def _lines(stream: Any) -> None:
@@ -119,7 +133,7 @@ class Worker:
         }
 
     def run(self) -> int:
-        status, gone = 0, False
+        status, gone = 1, False
         try:
             self._say_hello()
             status, gone = self._serve()
@@ -216,9 +230,7 @@ class Worker:
             raise protocol.ProtocolError("body", "hello: a second one", id)
         self._check_started()
         if hello.codec != protocol.CODEC:
-            raise protocol.ProtocolError(
-                "body", f"hello.codec: {hello.codec!r}, which was not offered", id
-            )
+            raise protocol.ProtocolError("body", f"hello.codec: {hello.codec!r}, which was not offered", id)
         for pool in hello.pools:
             self._pools.open(pool)
         assert self._plugin is not None
@@ -268,7 +280,7 @@ class Worker:
         if self._host is None:
             raise protocol.ProtocolError("body", "no hello yet", id)
         if self._asked.kind != kind:
-            raise protocol.ProtocolError("type", f"this is a {self._asked.kind}, not a {kind}", id)
+            raise protocol.ProtocolError("type", f"this is {_a(self._asked.kind)}, not {_a(kind)}", id)
         return self._host
 
     def _check_started(self) -> None:
@@ -302,6 +314,10 @@ def _error(error: Exception) -> protocol.ErrorReport:
     from .host import error_of
 
     return error.report if isinstance(error, _Broken) else error_of(error)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _settle_memory() -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 
 import numpy as np
-
 from visualbase import Trigger
 from visualpath.core import BaseExtractor, BaseFusion, FusionResult, Module, Observation
 from visualpath.observability import ObservabilityHub, TimingRecord
@@ -247,7 +246,9 @@ class Keeps:
             circle.append(circle)
         if frame.frame_id == 66:
             raise ValueError("kept and raised")
-        sums = [int(np.asarray(getattr(k, "data", k)).sum()) for k in self.kept if how in ("array", "slice")]
+        sums = [
+            int(np.asarray(getattr(k, "data", k)).sum()) for k in self.kept if how in ("array", "slice")
+        ]
         return Observation(
             signals={"sum": frame.data.sum()},
             data={"sums": sums, "writeable": frame.data.flags.writeable, "kept": len(self.kept)},
@@ -372,7 +373,7 @@ class Numbers:
             4: lambda: Observation(signals={"score": "high"}),
             5: lambda: Observation(signals={"score": None}),
             6: lambda: Observation(data={"faces": [{"score": 0.5}, {"score": np.nan}]}),
-            7: lambda: Observation(data={"a": 2**70}),
+            7: lambda: Observation(data={"a": 10**400}),
             8: lambda: Observation(data={"a": "\ud800"}),
             9: lambda: Observation(confidence=float("nan")),
             10: lambda: [Observation(), Observation(signals={"x" * 300: 1.0})],
@@ -397,7 +398,9 @@ class Counts(BaseFusion):
     def process(self, observations):
         people = observations.get("person", [])
         triggers = [
-            Trigger.point(o.t_ns, label="Visitor!", score=o.signals["max_confidence"], pre_sec=1, post_sec=0.5)
+            Trigger.point(
+                o.t_ns, label="Visitor!", score=o.signals["max_confidence"], pre_sec=1, post_sec=0.5
+            )
             for o in people
             if o.signals["count"] > 0
         ]
@@ -494,3 +497,12 @@ class AnyShape:
         data = frame.data
         told = {"shape": data.shape, "bytes": data.ravel(), "writeable": data.flags.writeable}
         return Observation(data=told)
+
+
+class Crashes:
+    """As a broken native library does."""
+
+    def extract(self, frame):
+        import ctypes
+
+        ctypes.string_at(0)
