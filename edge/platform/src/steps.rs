@@ -185,7 +185,7 @@ fn child(
     loop {
         match child.wait(bell, None) {
             Some(ChildEvent::Up(_)) => return Ok(child),
-            Some(ChildEvent::Down(error) | ChildEvent::Hold(error)) => {
+            Some(ChildEvent::Down(error, _) | ChildEvent::Hold(error, _)) => {
                 return Err(StepError::NotRunning { extractor, error });
             }
             _ => {}
@@ -295,14 +295,16 @@ impl Worker {
             loop {
                 let left = until.map(|u| u.saturating_duration_since(Instant::now()));
                 match child.wait(bell, left)? {
-                    ChildEvent::Reply(reply) => {
+                    ChildEvent::Reply(reply)
+                    | ChildEvent::Down(_, Some(reply))
+                    | ChildEvent::Hold(_, Some(reply)) => {
                         self.waiting = false;
                         return Some(result(reply));
                     }
                     // Its own log says so; the next frame is answered accordingly.
                     ChildEvent::Up(_)
-                    | ChildEvent::Down(_)
-                    | ChildEvent::Hold(_)
+                    | ChildEvent::Down(_, None)
+                    | ChildEvent::Hold(_, None)
                     | ChildEvent::Trace(_) => {}
                 }
             }

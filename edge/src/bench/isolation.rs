@@ -88,7 +88,7 @@ impl Worker {
         let pid = loop {
             match child.wait(&bell, None) {
                 Some(ChildEvent::Up(facts)) => break facts.pid,
-                Some(ChildEvent::Down(why) | ChildEvent::Hold(why)) => anyhow::bail!("{why}"),
+                Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => anyhow::bail!("{why}"),
                 _ => {}
             }
         };
@@ -113,7 +113,7 @@ impl Worker {
                     }
                     return Ok(took);
                 }
-                Some(ChildEvent::Down(why) | ChildEvent::Hold(why)) => anyhow::bail!("{why}"),
+                Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => anyhow::bail!("{why}"),
                 _ => {}
             }
         }

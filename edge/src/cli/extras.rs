@@ -72,11 +72,15 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
     let wrong = |exit: Exit| move |e: &dyn std::fmt::Display| (exit, e.to_string());
     let registry = builtin::registry().map_err(|e| wrong(Exit::Plugin)(&e))?;
     let name = Name::new("test").map_err(|e| wrong(Exit::Failed)(&e))?;
-    let settings = ExtractorConfig {
-        venv: alone.venv.clone(),
-        config: parse_settings(&alone.settings)?,
-        ..ExtractorConfig::new(&alone.plugin)
-    };
+    // As the config has it, if it does: its venv, its rights, its own keys.
+    let known = config.extractor.values().find(|e| e.plugin == alone.plugin);
+    let mut settings = known
+        .cloned()
+        .unwrap_or_else(|| ExtractorConfig::new(&alone.plugin));
+    settings.venv = alone.venv.clone().or(settings.venv);
+    settings.config.extend(parse_settings(&alone.settings)?);
+    settings.depends.clear();
+    settings.gate = None;
     config.extractor.insert(name.clone(), settings);
     let refused = |e: StartError| (super::exit_of(&e), e.to_string());
     let mut planned = plan::alone(&config, &registry, &name, &name).map_err(refused)?;
@@ -147,7 +151,7 @@ fn one_look(worker: &mut LaneWorker, frame: Frame, bell: &Bell) -> Result<Reply,
             loop {
                 match child.wait(bell, None) {
                     Some(ChildEvent::Reply(reply)) => return Ok(reply),
-                    Some(ChildEvent::Down(why) | ChildEvent::Hold(why)) => {
+                    Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => {
                         return Err((Exit::Plugin, why.to_string()));
                     }
                     _ => {}

@@ -131,7 +131,7 @@ fn load_in_child(
                     models: facts.models,
                 });
             }
-            Some(ChildEvent::Down(reason) | ChildEvent::Hold(reason)) => break reason,
+            Some(ChildEvent::Down(reason, _) | ChildEvent::Hold(reason, _)) => break reason,
             _ => {}
         }
     };
@@ -264,7 +264,11 @@ fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<
         });
         loop {
             match child.wait(bell, Some(FIRST_LOOK)) {
-                Some(ChildEvent::Reply(reply)) => {
+                Some(
+                    ChildEvent::Reply(reply)
+                    | ChildEvent::Down(_, Some(reply))
+                    | ChildEvent::Hold(_, Some(reply)),
+                ) => {
                     if let Outcome::Failed(why) = reply.outcome {
                         // A death is not the picture's fault, and it comes again.
                         if !child.is_up() {

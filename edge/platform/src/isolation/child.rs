@@ -38,14 +38,14 @@ pub enum Pixels {
 /// What has happened to a child.
 #[derive(Debug)]
 pub enum ChildEvent {
-    /// It answered the frame in flight, or that frame will never be answered.
+    /// It answered the frame in flight, or that frame could not be given to it.
     Reply(Reply),
     /// It takes frames.
     Up(Facts),
-    /// It is not there; it comes again. The frame in flight, if there was one, was replied before.
-    Down(NotRunning),
-    /// It does not come again.
-    Hold(NotRunning),
+    /// It is not there; it comes again. With what became of the frame in flight, if there was one.
+    Down(NotRunning, Option<Reply>),
+    /// It does not come again. Likewise.
+    Hold(NotRunning, Option<Reply>),
     /// A record for the trace.
     Trace(serde_json::Map<String, serde_json::Value>),
 }
@@ -85,6 +85,17 @@ struct Doing {
     step: Step,
     id: u64,
     started: Instant,
+}
+
+impl Doing {
+    fn reply(self, outcome: Outcome) -> Reply {
+        Reply {
+            frame_id: self.job.frame.meta().frame_id,
+            outcome,
+            took_ns: elapsed_ns(self.started),
+            held: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -341,14 +352,14 @@ impl ChildWorker {
                 Some(Ok(None)) | None => {}
             }
             match self.lives.try_recv() {
-                Ok(life) => return self.lived(life),
+                Ok(life) => return Some(self.lived(life)),
                 Err(_) => return self.events.pop_front(),
             }
         }
     }
 
-    fn lived(&mut self, life: Life) -> Option<ChildEvent> {
-        let event = match life {
+    fn lived(&mut self, life: Life) -> ChildEvent {
+        let (why, again) = match life {
             Life::Up(link, facts) => {
                 self.link = Some(*link);
                 self.facts = Some(facts.clone());
@@ -356,32 +367,25 @@ impl ChildWorker {
                 self.pinged = None;
                 self.heard = Instant::now();
                 self.epoch = None;
-                return Some(ChildEvent::Up(facts));
+                return ChildEvent::Up(facts);
             }
-            Life::Down(why) => ChildEvent::Down(why),
-            Life::Hold(why) => ChildEvent::Hold(why),
+            Life::Down(why) => (why, true),
+            Life::Hold(why) => (why, false),
         };
         self.link = None;
-        let Some(doing) = self.doing.take() else {
-            return Some(event);
-        };
-        if let ChildEvent::Down(why) | ChildEvent::Hold(why) = &event {
-            let why = format!("the worker process died: {}", why.why);
-            self.done(doing, Outcome::Failed(why.into()));
+        let reply = self.doing.take().map(|doing| {
+            let text = format!("the worker process died: {}", why.why);
+            doing.reply(Outcome::Failed(text.into()))
+        });
+        match again {
+            true => ChildEvent::Down(why, reply),
+            false => ChildEvent::Hold(why, reply),
         }
-        // There is room: nothing waited when the life was taken.
-        self.events.push_back(event).ok();
-        self.events.pop_front()
     }
 
     /// The frame in flight has its outcome.
     fn done(&mut self, doing: Doing, outcome: Outcome) {
-        let reply = Reply {
-            frame_id: doing.job.frame.meta().frame_id,
-            outcome,
-            took_ns: elapsed_ns(doing.started),
-            held: None,
-        };
+        let reply = doing.reply(outcome);
         if self.events.push_back(ChildEvent::Reply(reply)).is_err() {
             debug_assert!(false, "there is room for the one frame in flight");
         }
