@@ -56,10 +56,11 @@ impl Guarded {
 
     /// The models it uses.
     pub fn models(&self) -> Vec<ModelUse> {
-        let models = |e: &Box<dyn Extractor>| catch_unwind(AssertUnwindSafe(|| e.models()));
+        let Some(extractor) = &self.extractor else {
+            return Vec::new();
+        };
         // One that panics here names none; it will have its say at the first frame.
-        let models = self.extractor.as_ref().map(models);
-        models.and_then(Result::ok).unwrap_or_default()
+        catch_unwind(AssertUnwindSafe(|| extractor.models())).unwrap_or_default()
     }
 
     /// Lets it look at a frame, after it has forgotten earlier ones if `reset`.

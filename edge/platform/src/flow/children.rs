@@ -91,7 +91,7 @@ impl<S: PathSink> Flow<S> {
             let Worker::Child(child) = &mut self.lanes[i].worker else {
                 return n > 0;
             };
-            let Some(event) = child.next() else {
+            let Some(event) = child.event() else {
                 return n > 0;
             };
             self.idle_ns = 0;

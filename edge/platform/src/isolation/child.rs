@@ -64,7 +64,7 @@ pub struct ChildWorker {
     link: Option<Link>,
     facts: Option<Facts>,
     doing: Option<Doing>,
-    /// What comes out at the next calls of [`ChildWorker::next`].
+    /// What comes out at the next calls of [`ChildWorker::event`].
     events: heapless::Deque<ChildEvent, 4>,
     epoch: Option<u32>,
     reset_first: bool,
@@ -335,7 +335,7 @@ impl ChildWorker {
     }
 
     /// What has happened, one thing at a time; `None` when nothing has.
-    pub fn next(&mut self) -> Option<ChildEvent> {
+    pub fn event(&mut self) -> Option<ChildEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -510,7 +510,7 @@ impl ChildWorker {
     pub fn wait(&mut self, bell: &Bell, limit: Option<Duration>) -> Option<ChildEvent> {
         let until = limit.map(|l| Instant::now() + l);
         loop {
-            if let Some(event) = self.next() {
+            if let Some(event) = self.event() {
                 return Some(event);
             }
             let left = until.map(|u| u.saturating_duration_since(Instant::now()));
