@@ -38,8 +38,8 @@ def test_a_plugin_that_logs_too_much_is_cut_short_and_the_count_is_told(child, p
 
 def test_other_threads_are_heard_too_even_when_nothing_is_asked(child, picture):
     parent = child("Talks")
+    # What was said before the answer comes before it.
     show(parent, 3, picture)
-    parent.ask(protocol.Ping())
     assert [log.msg for log in parent.logs] == ["my.plugin: from a thread"]
     assert [record["record_type"] for record in parent.traces] == ["aside"]
     show(parent, 4, picture)

@@ -38,7 +38,8 @@ def test_everything_that_plugins_import_is_there():
         from visualpath.core.fusion import BaseFusion
         from visualpath.core.module import Module
         from visualpath.core.isolation import IsolationConfig, IsolationLevel
-        from visualpath.plugin import PluginRegistry, discover_extractors, discover_fusions, create_extractor
+        from visualpath.plugin import PluginRegistry, create_extractor
+        from visualpath.plugin import discover_extractors, discover_fusions
         from visualpath.process.mapper import CompositeMapper, DefaultObservationMapper, ObservationMapper
         from visualpath.observability import ObservabilityHub, TraceLevel, Sink, MemorySink
         from visualpath.observability.records import TimingRecord

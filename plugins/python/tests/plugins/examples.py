@@ -379,7 +379,9 @@ class Numbers:
             10: lambda: [Observation(), Observation(signals={"x" * 300: 1.0})],
             11: lambda: Observation(signals={f"s{i}": 1.0 for i in range(257)}),
             12: lambda: Observation(t_ns=1.5),
-            13: lambda: Observation(data={"objects": [{"label": "face", "score": np.float32(1), "bbox": np.zeros(4)}]}),
+            13: lambda: Observation(
+                data={"objects": [{"label": "face", "score": np.float32(1), "bbox": np.zeros(4)}]}
+            ),
             14: lambda: (Observation(signals={"i": i}) for i in range(3)),
             15: lambda: [Observation(signals={"i": 1}), None],
             16: lambda: Observation(signals={"big": 10**400}),
