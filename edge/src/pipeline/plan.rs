@@ -185,7 +185,10 @@ pub fn model_dirs(config: &Config) -> Vec<PathBuf> {
     visualpath_onnx::default_model_dirs(Some(&config.device.state_dir))
 }
 
-type Wrong = Vec<(String, String)>;
+/// A key that is wrong, and what is wrong with it.
+type Fault = (String, String);
+
+type Wrong = Vec<Fault>;
 
 fn extractors(
     config: &Config,
@@ -390,7 +393,7 @@ fn other_fusion(
     registry: &Registry,
     context: FusionContext,
     settings: &FusionConfig,
-) -> Result<Result<(PlannedFusion, bool), (String, String)>, StartError> {
+) -> Result<Result<(PlannedFusion, bool), Fault>, StartError> {
     let venv = settings.worker.venv.as_deref();
     let found = match registry.find_fusion(&settings.plugin, venv) {
         Ok(found) => found,

@@ -24,6 +24,10 @@ pub struct Channel {
 }
 
 /// What came.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on the stack; a box would be an allocation per frame"
+)]
 pub enum Came {
     /// A message, and the pixels beside it if there are some.
     Message(Envelope<FromParent>, Option<zmq::Message>),
