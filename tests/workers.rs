@@ -105,6 +105,7 @@ impl Place {
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("TMPDIR", self.path("tmp"))
             .env("NO_COLOR", "1")
+            .env_remove("RUST_BACKTRACE")
             .envs(env.iter().copied())
             .process_group(0)
             .stdin(Stdio::null())

@@ -48,6 +48,19 @@ impl Bad {
         }
     }
 
+    /// One that panics once; it is made again, so it would do an act again.
+    pub fn panics(name: &'static str, at: u64) -> Self {
+        let toml = format!("[extractor.{name}.config]\npanic_at = [{at}]\n");
+        let args = Vec::new();
+        let fate = Fate::Lives;
+        Self {
+            name,
+            toml,
+            args,
+            fate,
+        }
+    }
+
     /// One that speaks by hand.
     pub fn raw(name: &'static str, args: &[&'static str], fate: Fate) -> Self {
         let mut all = vec!["--raw"];

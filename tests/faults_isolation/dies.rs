@@ -62,7 +62,7 @@ fn a_worker_that_hangs_is_killed_and_back_and_nobody_else_notices() {
             Bad::at("dawdles", 30, "late", 1200, Fate::Lives)
                 .with("timeout_ms = 200\nhang_ms = 60000"),
             Bad::at("fails", 30, "error", 0, Fate::Lives),
-            Bad::at("panics", 30, "panic", 0, Fate::Lives),
+            Bad::panics("panics", 30),
             Bad::at("no_number", 30, "nan", 0, Fate::Lives),
         ],
     );

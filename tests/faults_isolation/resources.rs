@@ -95,7 +95,7 @@ fn what_is_forbidden_is_refused_and_the_worker_goes_on_and_an_untrusted_one_work
             Bad::at("untrusted", 30, "forbidden", 0, Fate::Lives).with(untrusted),
             Bad::at("forks", 30, "forks", 0, Fate::Lives).with(untrusted),
             Bad::at("dies", 30, "sigkill", 0, Fate::Back("SIGKILL")).with(untrusted),
-            Bad::at("panics", 30, "panic", 0, Fate::Lives).with(untrusted),
+            Bad::panics("panics", 30).with(untrusted),
             Bad::raw("thief", &["thief", "30"], Fate::Lives),
         ],
     );
@@ -109,8 +109,11 @@ fn what_is_forbidden_is_refused_and_the_worker_goes_on_and_an_untrusted_one_work
         ("mprotect", &[EACCES]),
         ("write", &[EBADF]),
         ("truncate", &[EINVAL, EPERM]),
-        ("reopen", &[EACCES, EPERM]),
         ("unseal", &[EPERM]),
+        ("again_map", &[EPERM, EACCES, EBADF]),
+        ("again_write", &[EPERM, EBADF]),
+        ("again_truncate", &[EPERM, EBADF]),
+        ("again_punch", &[EPERM, EBADF]),
     ] {
         let errno = stolen(what);
         assert!(

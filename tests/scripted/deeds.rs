@@ -230,28 +230,35 @@ pub fn steal(pool: std::os::fd::BorrowedFd<'_>) -> Vec<(&'static str, i32)> {
     };
     let (_, shared) = map(libc::MAP_SHARED, writable);
     let (readable, reads) = map(libc::MAP_SHARED, libc::PROT_READ);
-    // SAFETY: on a mapping of our own and a descriptor of our own; expected to be refused.
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let zeros = [0_u8; 8];
+    // SAFETY: on a mapping of our own and descriptors of our own; expected to be refused.
     unsafe {
-        vec![
+        let mut tried = vec![
             ("map_writable", shared),
             ("map_readable", reads),
             (
                 "mprotect",
                 told(libc::mprotect(readable, 4096, writable).into()),
             ),
-            (
-                "write",
-                told(libc::write(fd, [0_u8; 8].as_ptr().cast(), 8) as i64),
-            ),
+            ("write", told(libc::write(fd, zeros.as_ptr().cast(), 8) as i64)),
             ("truncate", told(libc::ftruncate(fd, 4096).into())),
-            (
-                "reopen",
-                told(libc::open(reopened.as_ptr(), libc::O_RDWR).into()),
-            ),
             (
                 "unseal",
                 told(libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SEAL).into()),
             ),
-        ]
+        ];
+        // Whoever owns the file may open it anew for writing; the seals hold all the same.
+        let again = libc::open(reopened.as_ptr(), libc::O_RDWR);
+        let null = std::ptr::null_mut();
+        let at = libc::mmap(null, 4096, writable, libc::MAP_SHARED, again, 0);
+        let mapped = if at == libc::MAP_FAILED { errno() } else { 0 };
+        tried.extend([
+            ("again_map", mapped),
+            ("again_write", told(libc::pwrite(again, zeros.as_ptr().cast(), 8, 0) as i64)),
+            ("again_truncate", told(libc::ftruncate(again, 4096).into())),
+            ("again_punch", told(libc::fallocate(again, punch, 0, 4096).into())),
+        ]);
+        tried
     }
 }

@@ -63,6 +63,8 @@ pub struct ChildWorker {
     lives: Receiver<Life>,
     link: Option<Link>,
     facts: Option<Facts>,
+    /// Why it is not there, once it has died.
+    gone: Option<Gone>,
     doing: Option<Doing>,
     /// What comes out at the next calls of [`ChildWorker::next`].
     events: heapless::Deque<ChildEvent, 4>,
@@ -76,6 +78,15 @@ pub struct ChildWorker {
     scratch: Vec<u8>,
     /// Answers to nothing in flight.
     strays: u64,
+}
+
+/// A child that is not there.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// Why.
+    pub why: NotRunning,
+    /// It does not come again.
+    pub for_good: bool,
 }
 
 struct Doing {
@@ -128,6 +139,7 @@ impl ChildWorker {
             lives,
             link: None,
             facts: None,
+            gone: None,
             doing: None,
             events: heapless::Deque::new(),
             epoch: None,
@@ -175,6 +187,11 @@ impl ChildWorker {
     /// Whether it takes frames.
     pub fn is_up(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Why it is not there, once it has died; `None` before and while it is up.
+    pub fn gone(&self) -> Option<&Gone> {
+        self.gone.as_ref()
     }
 
     /// To be polled for reading; `None` while it is not up.
@@ -336,6 +353,7 @@ impl ChildWorker {
         let event = match life {
             Life::Up(link, facts) => {
                 self.link = Some(*link);
+                self.gone = None;
                 self.facts = Some(facts.clone());
                 self.killed = false;
                 self.pinged = None;
@@ -347,6 +365,12 @@ impl ChildWorker {
             Life::Hold(why) => ChildEvent::Hold(why),
         };
         self.link = None;
+        if let ChildEvent::Down(why) | ChildEvent::Hold(why) = &event {
+            self.gone = Some(Gone {
+                why: why.clone(),
+                for_good: matches!(event, ChildEvent::Hold(_)),
+            });
+        }
         let Some(doing) = self.doing.take() else {
             return Some(event);
         };

@@ -9,6 +9,7 @@
 //!             └──died, too late, refused──────▲  └──5 deaths in 60 s──▶ Hold
 //! ```
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +26,8 @@ use visualpath_protocol::{
 use crate::bell::{Bell, BellSender, NoBell};
 
 use super::lines::{Budget, log_line};
-use super::link::{Link, LinkError, context};
+use super::link::{Link, LinkError};
+use super::monitor::{Leaving, Monitor};
 use super::process::{Process, in_words};
 use super::rendezvous::{Rendezvous, RendezvousError};
 use super::restarts::{Restarts, Verdict};
@@ -223,6 +225,7 @@ struct Nursery {
     bell: Bell,
     asked: Receiver<Ask>,
     children: Vec<Child>,
+    leaving: Leaving,
     born: Instant,
 }
 
@@ -244,7 +247,7 @@ struct Child {
 
 enum State {
     Starting(Box<Starting>),
-    Up(Process, zmq::Socket, Instant),
+    Up(Process, Monitor, Instant),
     Pausing(Instant),
     Hold,
     /// Dead and not to be started again.
@@ -254,7 +257,7 @@ enum State {
 struct Starting {
     process: Process,
     link: Link,
-    monitor: zmq::Socket,
+    monitor: Monitor,
     /// Until it has said hello.
     place: Option<Rendezvous>,
     hello: Option<ChildHello>,
@@ -283,6 +286,7 @@ impl Nursery {
             bell,
             asked,
             children: Vec::new(),
+            leaving: Leaving::new(),
             born: Instant::now(),
         }
     }
@@ -295,8 +299,9 @@ impl Nursery {
             }
             let born = self.born;
             for child in &mut self.children {
-                child.turn(born);
+                child.turn(born, &self.leaving);
             }
+            self.leaving.look();
             // Its owner gave it up: whoever waits for that is told by the drop.
             self.children
                 .retain(|c| !(matches!(c.state, State::Over) && c.stopping.is_some()));
@@ -320,7 +325,7 @@ impl Nursery {
                     killed: None,
                     lost: None,
                 };
-                child.start(self.born);
+                child.start(self.born, &self.leaving);
                 self.children.push(child);
             }
             (Ask::Kill(_, why), Some(at)) => self.children[at].kill(&why),
@@ -338,6 +343,7 @@ impl Nursery {
             for child in &self.children {
                 child.watch(&mut items);
             }
+            items.extend(self.leaving.poll_items());
             let now = Instant::now();
             let next = self.children.iter().filter_map(Child::deadline).min();
             let millis = next.map_or(-1, |at| {
@@ -358,11 +364,11 @@ impl Nursery {
 }
 
 impl Child {
-    fn start(&mut self, born: Instant) {
+    fn start(&mut self, born: Instant, leaving: &Leaving) {
         self.killed = None;
         self.lost = None;
         self.last_words.clear();
-        match self.begin() {
+        match self.begin(leaving) {
             Ok(starting) => self.state = State::Starting(Box::new(starting)),
             Err(e) => self.died(
                 born,
@@ -376,11 +382,12 @@ impl Child {
         }
     }
 
-    fn begin(&mut self) -> Result<Starting, StartError> {
+    fn begin(&mut self, leaving: &Leaving) -> Result<Starting, StartError> {
         let place = Rendezvous::new(None)?;
         let (pools, theirs) = PoolSocket::pair()?;
         let link = Link::bind(&place, pools)?;
-        let monitor = monitor(link.socket(), &place.token).map_err(LinkError::from)?;
+        let monitor =
+            Monitor::new(link.socket(), &place.token, leaving).map_err(LinkError::from)?;
         place.open_socket(None).map_err(StartError::Directory)?;
         let variables = [
             ("VISUALPATH_ENDPOINT", place.endpoint.clone()),
@@ -401,7 +408,7 @@ impl Child {
     }
 
     fn watch<'a>(&'a self, items: &mut Vec<zmq::PollItem<'a>>) {
-        let (process, socket) = match &self.state {
+        let (process, monitor) = match &self.state {
             State::Starting(s) => {
                 items.push(s.link.poll_item());
                 (&s.process, &s.monitor)
@@ -409,7 +416,7 @@ impl Child {
             State::Up(process, monitor, _) => (process, monitor),
             State::Pausing(_) | State::Hold | State::Over => return,
         };
-        items.push(socket.as_poll_item(zmq::POLLIN));
+        items.extend(monitor.poll_item());
         let pipes = [process.out.descriptor(), process.err.descriptor()];
         let descriptors = pipes.into_iter().flatten().chain([process.pidfd()]);
         items.extend(descriptors.map(|fd| zmq::PollItem::from_fd(fd, zmq::POLLIN)));
@@ -422,7 +429,8 @@ impl Child {
             State::Up(..) | State::Hold | State::Over => None,
         };
         let stop = self.stopping.as_ref().map(|(at, _)| *at);
-        let lost = self.lost.filter(|_| self.killed.is_none());
+        let watched = self.killed.is_none() && self.stopping.is_none();
+        let lost = self.lost.filter(|_| watched);
         own.into_iter().chain(stop).chain(lost).min()
     }
 
@@ -457,7 +465,7 @@ impl Child {
     }
 
     /// Everything that may have happened.
-    fn turn(&mut self, born: Instant) {
+    fn turn(&mut self, born: Instant, leaving: &Leaving) {
         let now = Instant::now();
         self.drain(now);
         if let State::Starting(_) = self.state {
@@ -477,7 +485,7 @@ impl Child {
                 let limit = self.spec.start_timeout.as_secs_f64();
                 self.kill(&format!("it {what} within start_timeout_s = {limit}"));
             }
-            State::Pausing(until) if now >= *until => self.start(born),
+            State::Pausing(until) if now >= *until => self.start(born, leaving),
             _ => {}
         }
         let exit = self.process().and_then(Process::ended);
@@ -506,7 +514,10 @@ impl Child {
         };
         process.out.read(&mut told);
         process.err.read(|line| {
-            line.clone_into(last_words);
+            // What Rust adds to every panic and abort says nothing.
+            if !line.starts_with("note: ") {
+                line.clone_into(last_words);
+            }
             told(line);
         });
     }
@@ -648,13 +659,12 @@ impl Child {
             State::Up(_, monitor, _) => monitor,
             State::Pausing(_) | State::Hold | State::Over => return,
         };
+        // A child that dies loses its connection first: it is given the time to be found dead.
+        if monitor.has_lost() {
+            self.lost.get_or_insert(Instant::now() + DYING);
+        }
         if self.stopping.is_some() {
             return;
-        }
-        // Only disconnections are asked for. A child that dies loses its connection first: it is
-        // given the time to be found dead.
-        while let Ok(_event) = monitor.recv_multipart(zmq::DONTWAIT) {
-            self.lost.get_or_insert(Instant::now() + DYING);
         }
         if self.lost.is_some_and(|at| Instant::now() >= at) {
             self.kill("it closed its connection, or sent a message too long");
@@ -680,11 +690,15 @@ impl Child {
             .as_ref()
             .is_some_and(|said| said.kind.is_some_and(|k| k != ErrorKind::Plugin));
         let reason = said.unwrap_or_else(|| {
-            let words = in_words(exit);
-            let why = match (&self.killed, self.last_words.as_str()) {
-                (Some(why), _) => why.clone(),
-                (None, "") => words,
-                (None, last) => format!("{words}: {last}"),
+            let words = match self.last_words.as_str() {
+                "" => in_words(exit),
+                last => format!("{}: {last}", in_words(exit)),
+            };
+            let why = match &self.killed {
+                Some(why) if exit.signal() == Some(SIGKILL) => why.clone(),
+                // It ended before it could be killed for that.
+                Some(why) => format!("{words} ({why})"),
+                None => words,
             };
             NotRunning { why, kind: None }
         });
@@ -720,22 +734,11 @@ impl Child {
 /// A worker's own word that it is not to be started again: `HELD_EXIT` of the SDK, which this crate
 /// does not see.
 const HELD_EXIT: i32 = 69;
+/// What children are killed with.
+const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
 /// How long a child that said what is wrong has to end by itself.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the dead take to be found dead after their sockets closed.
 const DYING: Duration = Duration::from_millis(500);
 /// Turns of [`super::lines::Lines::read`] for what a dead child left in its pipes: a pipe holds one.
 const LAST_TURNS: usize = 3;
-
-/// Hears when the connection is lost.
-fn monitor(socket: &zmq::Socket, token: &str) -> Result<zmq::Socket, zmq::Error> {
-    let endpoint = format!("inproc://monitor-{token}");
-    socket.monitor(
-        &endpoint,
-        i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()),
-    )?;
-    let monitor = context().socket(zmq::PAIR)?;
-    monitor.set_linger(0)?;
-    monitor.connect(&endpoint)?;
-    Ok(monitor)
-}

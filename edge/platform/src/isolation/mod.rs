@@ -14,11 +14,12 @@ mod child;
 mod launcher;
 mod lines;
 mod link;
+mod monitor;
 mod process;
 mod rendezvous;
 mod restarts;
 
-pub use child::{ChildEvent, ChildWorker, JpegEncoder, Pixels, sleep};
+pub use child::{ChildEvent, ChildWorker, Gone, JpegEncoder, Pixels, sleep};
 pub use launcher::{
     ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program,
 };
