@@ -28,6 +28,7 @@ timeout_ms = 10000
 source = "cam"
 extractors = ["one", "two", "three"]
 fusion = "f"
+window_ms = 500
 [fusion.f]
 plugin = "rules"
 [[fusion.f.config.rule]]
@@ -51,7 +52,11 @@ fn ended_in_order(place: &Place, done: &Done) {
         assert!(bye.exists(), "{name} cleaned up\n{}", done.log);
     }
     assert_eq!(done.code, 0, "{}", done.log);
-    assert!(!done.log.contains("did not end when told to"), "{}", done.log);
+    assert!(
+        !done.log.contains("did not end when told to"),
+        "{}",
+        done.log
+    );
     assert!(!done.log.contains("worker process died"), "{}", done.log);
     place.until_empty();
     assert_eq!(place.left_behind(done.pid), [""; 0]);
@@ -84,7 +89,10 @@ fn a_second_sigterm_ends_at_once_and_takes_the_workers_along() {
     place.config(&text.replace("timeout_ms = 10000", "timeout_ms = 600000"));
     let mut run = place.start();
     run.until("frames", |t| {
-        t.iter().filter(|r| r["record_type"] == "observation").count() > 50
+        t.iter()
+            .filter(|r| r["record_type"] == "observation")
+            .count()
+            > 50
     });
     run.signal(Signal::TERM);
     while !place.log().contains("a second signal stops at once") {
@@ -107,12 +115,19 @@ fn a_worker_that_does_not_end_when_told_to_is_killed_and_does_not_keep_the_other
     place.config(&text.replace("timeout_ms = 10000", "timeout_ms = 600000"));
     let mut run = place.start();
     run.until("frames", |t| {
-        t.iter().filter(|r| r["record_type"] == "observation").count() > 50
+        t.iter()
+            .filter(|r| r["record_type"] == "observation")
+            .count()
+            > 50
     });
     run.signal(Signal::TERM);
     let done = run.finish();
     assert_eq!(done.code, 0, "{}", done.log);
-    assert!(place.path("state/work/cam.two/bye").exists(), "{}", done.log);
+    assert!(
+        place.path("state/work/cam.two/bye").exists(),
+        "{}",
+        done.log
+    );
     place.until_empty();
     assert_eq!(place.left_behind(done.pid), [""; 0]);
 }

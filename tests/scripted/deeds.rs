@@ -241,7 +241,10 @@ pub fn steal(pool: std::os::fd::BorrowedFd<'_>) -> Vec<(&'static str, i32)> {
                 "mprotect",
                 told(libc::mprotect(readable, 4096, writable).into()),
             ),
-            ("write", told(libc::write(fd, zeros.as_ptr().cast(), 8) as i64)),
+            (
+                "write",
+                told(libc::write(fd, zeros.as_ptr().cast(), 8) as i64),
+            ),
             ("truncate", told(libc::ftruncate(fd, 4096).into())),
             (
                 "unseal",
@@ -255,9 +258,15 @@ pub fn steal(pool: std::os::fd::BorrowedFd<'_>) -> Vec<(&'static str, i32)> {
         let mapped = if at == libc::MAP_FAILED { errno() } else { 0 };
         tried.extend([
             ("again_map", mapped),
-            ("again_write", told(libc::pwrite(again, zeros.as_ptr().cast(), 8, 0) as i64)),
+            (
+                "again_write",
+                told(libc::pwrite(again, zeros.as_ptr().cast(), 8, 0) as i64),
+            ),
             ("again_truncate", told(libc::ftruncate(again, 4096).into())),
-            ("again_punch", told(libc::fallocate(again, punch, 0, 4096).into())),
+            (
+                "again_punch",
+                told(libc::fallocate(again, punch, 0, 4096).into()),
+            ),
         ]);
         tried
     }

@@ -18,7 +18,7 @@ use crate::observe::Merger;
 use crate::worker::{Job, Reply};
 
 use super::launcher::{ChildHandle, ChildSpec, Facts, Launcher, Life, NotRunning};
-use super::lines::{Budget, log_line};
+use super::lines::{Budget, log_line, log_swallowed};
 use super::link::{Link, LinkError};
 
 /// Makes a JPEG of a view.
@@ -492,6 +492,9 @@ impl ChildWorker {
     /// Asks an idle child now and then whether it is there. One that does not say so within `hang`
     /// is killed.
     pub fn heartbeat(&mut self, hang: Duration) {
+        if let Some(swallowed) = self.log.rest(Instant::now()) {
+            log_swallowed(&self.name, &self.source, swallowed);
+        }
         if self.doing.is_some() {
             return;
         }
@@ -532,11 +535,15 @@ impl ChildWorker {
 
     /// Tells it to end and gives it so long. The channel closes once it is gone.
     pub fn close(mut self, grace: Duration) -> Receiver<()> {
-        let busy = self.doing.is_some();
         // One that can't be told, or is at work on a frame nobody waits for, is killed.
-        let told = self.link.take().is_some_and(|link| link.shutdown().is_ok());
-        let grace = if told && !busy { grace } else { Duration::ZERO };
-        self.handle.stop(grace)
+        let link = self.link.take().filter(|_| self.doing.is_none());
+        let grace = if link.is_some() {
+            grace
+        } else {
+            Duration::ZERO
+        };
+        self.handle
+            .stop(grace, || link.is_some_and(|link| link.shutdown().is_ok()))
     }
 }
 

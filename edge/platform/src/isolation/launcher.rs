@@ -25,7 +25,7 @@ use visualpath_protocol::{
 
 use crate::bell::{Bell, BellSender, NoBell};
 
-use super::lines::{Budget, log_line};
+use super::lines::{Budget, log_line, log_swallowed};
 use super::link::{Link, LinkError};
 use super::monitor::{Leaving, Monitor};
 use super::process::{Process, in_words};
@@ -196,12 +196,16 @@ impl ChildHandle {
         self.ask(Ask::Kill(self.id, why.into()));
     }
 
-    /// Ends it for good: it has been told to shut down and has so long until it is killed. The
-    /// channel closes once it is reaped.
-    pub fn stop(mut self, grace: Duration) -> Receiver<()> {
+    /// Ends it for good: `tell` tells it to shut down (false: it can't be told), and it has so long
+    /// until it is killed. The channel closes once it is reaped.
+    pub fn stop(mut self, grace: Duration, tell: impl FnOnce() -> bool) -> Receiver<()> {
         self.stopped = true;
         let (done, gone) = bounded(0);
+        // First, so that its end is not taken for a death.
         self.ask(Ask::Stop(self.id, grace, done));
+        if !tell() {
+            self.kill("it can't be told to end");
+        }
         gone
     }
 
@@ -239,6 +243,8 @@ struct Child {
     /// Its last lines on standard error: what it died with is usually there.
     last_words: String,
     stopping: Option<(Instant, Sender<()>)>,
+    /// How it ended, if it has.
+    exit: Option<ExitStatus>,
     /// Why it was killed by us.
     killed: Option<String>,
     /// It closed its connection; if it lives at this time, it is ended.
@@ -294,6 +300,11 @@ impl Nursery {
     fn run(mut self) {
         loop {
             self.wait();
+            // Who has ended is noted before what is asked is heard: a stop that was asked for
+            // before an end is known when that is judged.
+            for child in &mut self.children {
+                child.exit = child.process().and_then(Process::ended);
+            }
             while let Ok(ask) = self.asked.try_recv() {
                 self.ask(ask);
             }
@@ -322,6 +333,7 @@ impl Nursery {
                     budget: Budget::new(Instant::now()),
                     last_words: String::new(),
                     stopping: None,
+                    exit: None,
                     killed: None,
                     lost: None,
                 };
@@ -431,7 +443,8 @@ impl Child {
         let stop = self.stopping.as_ref().map(|(at, _)| *at);
         let watched = self.killed.is_none() && self.stopping.is_none();
         let lost = self.lost.filter(|_| watched);
-        own.into_iter().chain(stop).chain(lost).min()
+        let rest = self.budget.rest_at();
+        own.into_iter().chain(stop).chain(lost).chain(rest).min()
     }
 
     fn process(&mut self) -> Option<&mut Process> {
@@ -468,6 +481,9 @@ impl Child {
     fn turn(&mut self, born: Instant, leaving: &Leaving) {
         let now = Instant::now();
         self.drain(now);
+        if let Some(swallowed) = self.budget.rest(now) {
+            log_swallowed(&self.spec.name, &self.spec.source, swallowed);
+        }
         if let State::Starting(_) = self.state {
             self.listen();
         }
@@ -488,8 +504,7 @@ impl Child {
             State::Pausing(until) if now >= *until => self.start(born, leaving),
             _ => {}
         }
-        let exit = self.process().and_then(Process::ended);
-        if let Some(exit) = exit {
+        if let Some(exit) = self.exit.take() {
             self.bury(born, exit);
         }
     }
