@@ -221,7 +221,7 @@ fn run<F: Fusion + 'static>(
     to_path.send(Captured::End).unwrap();
     let (_, threads) = path.join().unwrap();
     for (_, thread) in threads {
-        assert!(thread.join());
+        thread.join().unwrap();
     }
     COUNTED.with(|c| c.set(false));
     let seen = seen.lock().unwrap();

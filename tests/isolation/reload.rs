@@ -50,7 +50,10 @@ fn an_extractor_moves_into_a_process_and_back_and_the_others_miss_no_frame() {
                 .count()
         };
         run.until("frames", |t| seen(t) > 10);
-        for (n, isolation) in ["process", "thread", "process", "inline"].iter().enumerate() {
+        for (n, isolation) in ["process", "thread", "process", "inline"]
+            .iter()
+            .enumerate()
+        {
             write(isolation);
             run.signal(Signal::HUP);
             run.until("the reload", |_| {

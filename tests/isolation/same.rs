@@ -83,18 +83,20 @@ fn is_rich(trace: &[Value]) {
             .count()
     };
     assert!(errors("told to fail") > 10);
-    assert!(errors("told to panic") >= 5, "three per source, some beyond its end");
+    assert!(
+        errors("told to panic") >= 5,
+        "three per source, some beyond its end"
+    );
     assert!(errors("signals must be finite") > 5);
     assert!(of(trace, "frame_drop").any(|r| r["reason"] == "dependency"));
     let several = |r: &&Value| r["observations"].as_array().is_some_and(|o| o.len() > 1);
     assert!(of(trace, "observation").filter(several).count() > 20);
     let none = |r: &&Value| r["observations"].as_array().is_some_and(Vec::is_empty);
     assert!(of(trace, "observation").filter(none).count() > 20);
-    let resets = of(trace, "observation")
-        .filter(|r| r["extractor"] == "b" && r["signals"]["seen"] == 1.0);
+    let resets =
+        of(trace, "observation").filter(|r| r["extractor"] == "b" && r["signals"]["seen"] == 1.0);
     assert!(resets.count() > 3, "resets: gaps and starts");
-    let zones = of(trace, "observation")
-        .any(|r| r["signals"]["count@corner"].as_f64() > Some(0.0));
+    let zones = of(trace, "observation").any(|r| r["signals"]["count@corner"].as_f64() > Some(0.0));
     assert!(zones, "zones");
     assert!(of(trace, "frame").any(|r| r["outcomes"][2]["outcome"] == "skipped"));
     assert!(of(trace, "trigger_fire").count() > 3);
@@ -188,7 +190,12 @@ fn a_change_of_format_is_a_new_pool_and_the_workers_stay_up() {
         let (said, trace) = run_here(&text, variant);
         let expected = if variant.exact { &exact } else { &inexact };
         assert_same(variant.name, expected, &said);
-        assert_eq!(of(&trace, "worker").count(), 0, "{}: stays up", variant.name);
+        assert_eq!(
+            of(&trace, "worker").count(),
+            0,
+            "{}: stays up",
+            variant.name
+        );
     }
 }
 
@@ -252,7 +259,10 @@ fn motion_quality_and_object_see_the_same_in_real_video_everywhere() {
         };
         let (exact, altered) = (counts(&trace), counts(&jpeg));
         assert_eq!(exact.len(), altered.len());
-        let near = exact.iter().zip(&altered).filter(|(a, b)| (*a - *b).abs() <= 2.0);
+        let near = exact
+            .iter()
+            .zip(&altered)
+            .filter(|(a, b)| (*a - *b).abs() <= 2.0);
         assert!(near.count() > 50, "{exact:?} {altered:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use visualpath::config::{Config, ExtractorConfig};
 use visualpath::workers::{Host, Runs};
 use visualpath::{Isolation, Name, PluginContext, Worker, WorkerLauncher};
-use visualpath_core::{ColorSpec, Extractor as _, FrameMeta, ImageLayout, PixelFormat};
+use visualpath_core::{ColorSpec, FrameMeta, ImageLayout, PixelFormat};
 use visualpath_frames::{Frame, FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_platform::WorkerSpec;
@@ -84,7 +84,11 @@ fn a_worker_asked_step_by_step_answers_the_same_in_a_process() {
             });
             let (_, observations, error) = answers.next().unwrap();
             for (isolation, o, e) in answers {
-                assert_eq!((&o, &e), (&observations, &error), "frame {id} {isolation:?}");
+                assert_eq!(
+                    (&o, &e),
+                    (&observations, &error),
+                    "frame {id} {isolation:?}"
+                );
             }
         }
     }

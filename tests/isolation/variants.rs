@@ -80,7 +80,12 @@ pub fn run_here(text: &str, variant: &Variant) -> (Said, Vec<Value>) {
     let file = place.config(&text.replace("ISOLATION", variant.keys));
     let loaded = load(&LoadOptions::new(file)).unwrap_or_else(|f| panic!("{f:?}"));
     let report = Pipeline::new(loaded.config, registry).run().unwrap();
-    assert!(report.error.is_none(), "{}: {:?}", variant.name, report.error);
+    assert!(
+        report.error.is_none(),
+        "{}: {:?}",
+        variant.name,
+        report.error
+    );
     place.until_empty();
     (said(&place.trace(), variant.exact), place.trace())
 }
@@ -101,8 +106,15 @@ pub fn said(trace: &[Value], exact: bool) -> Said {
     let mut all = Said::new();
     for record in trace {
         let kind = record["record_type"].as_str().unwrap_or_default();
-        if !["observation", "frame_drop", "fusion_decision", "frame", "worker", "trigger_fire"]
-            .contains(&kind)
+        if ![
+            "observation",
+            "frame_drop",
+            "fusion_decision",
+            "frame",
+            "worker",
+            "trigger_fire",
+        ]
+        .contains(&kind)
         {
             continue;
         }

@@ -227,10 +227,6 @@ fn extractor(
     if let Err(why) = allowed(&found, isolation) {
         return fault("isolation", format!("`{}`: {why}", settings.plugin));
     }
-    if settings.fallback == config::Fallback::Inline && matches!(found, Found::External(_)) {
-        let why = "can't run inline: it is not linked in; use fallback = \"hold\"";
-        return fault("fallback", format!("`{}`: {why}", settings.plugin));
-    }
     let runs = match workers::runs(
         &found,
         isolation,
