@@ -174,8 +174,7 @@ impl PipelineBuilder {
         plugin: &str,
         config: FusionSettings,
     ) -> Result<Self, BuildError> {
-        let plugin = plugin.to_owned();
-        let fusion = FusionConfig { plugin, config };
+        let fusion = FusionConfig::new(plugin, config);
         self.config.fusion.insert(Name::new(name)?, fusion);
         Ok(self)
     }

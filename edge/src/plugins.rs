@@ -12,6 +12,10 @@ pub fn places(config: &Config) -> Places {
     places
         .venvs
         .extend(extractors.filter_map(|e| e.venv.clone()));
+    let fusions = config.fusion.values();
+    places
+        .venvs
+        .extend(fusions.filter_map(|f| f.worker.venv.clone()));
     places.interpreter.clone_from(&config.python.interpreter);
     places
 }

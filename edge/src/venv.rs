@@ -41,16 +41,20 @@ const STAMP: &str = "visualpath-venv.json";
 /// Of what pip says when it fails.
 const SHOWN_LINES: usize = 15;
 const KEEP_BYTES: usize = 1 << 20;
+/// What pip says when there is nothing to build with.
+const UNBUILT: [&str; 2] = ["bdist_wheel", "BackendUnavailable"];
 /// Hang guards, not expectations: wheels may be compiled on a slow board.
 const PIP_TIMEOUT: Duration = Duration::from_secs(3600);
 const PYTHON_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Imports the SDK and every entry point given after the plugin's folder.
+/// Imports the SDK's host and, as that does, every entry point given after the plugin's folder.
 const IMPORT: &str = r"
 import importlib, sys
 if sys.argv[1]:
     sys.path.append(sys.argv[1])
-import visualpath_edge
+import visualpath_edge.worker
+from visualpath_edge import shims
+shims.install()
 for point in sys.argv[2:]:
     module, _, attribute = point.partition(':')
     thing = importlib.import_module(module)
@@ -311,7 +315,7 @@ impl Kitchen<'_> {
             Some(wheels) if said.contains("No matching distribution") => {
                 format!("a wheel is missing in {}", wheels.display())
             }
-            Some(wheels) if said.contains("bdist_wheel") || said.contains("build backend") => {
+            Some(wheels) if UNBUILT.iter().any(|sign| said.contains(sign)) => {
                 format!(
                     "it can't be built offline; put its wheel, or that of its build tool, into {}",
                     wheels.display()

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Once, OnceLock};
 
 use visualpath_core::{
     Extractor, ExtractorPlugin, Name, PluginContext, PluginError, ViewFormat, ViewSpec,
@@ -17,9 +17,11 @@ use visualpath_core::{
 use visualpath_platform::discovery::{self, External, Launch};
 use visualpath_platform::isolation::Program;
 use visualpath_platform::{Found, Isolation, Origin, Registry};
-use visualpath_sandbox::{Exec, Policy, STAGE_ENV, Stage, StageError, Trust};
+use visualpath_sandbox::{
+    Delegation, Exec, LayerState, Policy, STAGE_ENV, Stage, StageError, Trust, WorkerCgroup,
+};
 
-use crate::config::{self, Config, ExtractorConfig};
+use crate::config::{self, Config, ExtractorConfig, FusionWorker, SandboxConfig};
 
 /// What a worker process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,74 @@ pub enum HostError {
 /// Names the stage's program where it is not found by itself.
 const PROGRAM_ENV: &str = "VISUALPATH_WORKER";
 
+/// Threads and processes of one worker at most, where there are cgroups.
+const MOST_TASKS: u64 = 512;
+
+/// The cgroup that the service manager handed over, looked for once. Only a service has one to give
+/// away: a program that was started by hand shares its cgroup with others.
+fn cgroups() -> &'static Result<Delegation, String> {
+    static CGROUPS: OnceLock<Result<Delegation, String>> = OnceLock::new();
+    CGROUPS.get_or_init(|| {
+        if std::env::var_os("INVOCATION_ID").is_none() {
+            return Err("not started as a service".to_owned());
+        }
+        let mut delegation = Delegation::look().map_err(|e| e.to_string())?;
+        delegation.prepare().map_err(|e| e.to_string())?;
+        Ok(delegation)
+    })
+}
+
+/// Says once which layers of the sandbox work here.
+fn tell_layers() {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        for layer in visualpath_sandbox::probe() {
+            match &layer.state {
+                LayerState::Working(how) => {
+                    tracing::debug!(layer = %layer.name, how, "sandbox layer works");
+                }
+                LayerState::Missing { why, fix } => {
+                    tracing::info!(layer = %layer.name, why, fix, "sandbox layer is missing: workers run without it");
+                }
+            }
+        }
+        if let Err(why) = cgroups() {
+            tracing::debug!(why, "workers have no cgroups of their own");
+        }
+    });
+}
+
+/// What the config grants a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights<'a> {
+    /// How much it is trusted.
+    pub trust: config::Trust,
+    /// Devices it may use.
+    pub devices: &'a [PathBuf],
+    /// What else it may do.
+    pub sandbox: &'a SandboxConfig,
+}
+
+impl<'a> From<&'a ExtractorConfig> for Rights<'a> {
+    fn from(settings: &'a ExtractorConfig) -> Self {
+        Self {
+            trust: settings.trust,
+            devices: &settings.devices,
+            sandbox: &settings.sandbox,
+        }
+    }
+}
+
+impl<'a> From<&'a FusionWorker> for Rights<'a> {
+    fn from(settings: &'a FusionWorker) -> Self {
+        Self {
+            trust: settings.trust,
+            devices: &[],
+            sandbox: &settings.sandbox,
+        }
+    }
+}
+
 /// How this process starts workers.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -79,6 +149,7 @@ impl Host {
     /// # Errors
     /// If the stage's program is not found.
     pub fn new(config: &Config) -> Result<Self, HostError> {
+        tell_layers();
         Ok(Self {
             program: stage_program()?,
             state_dir: config.device.state_dir.clone(),
@@ -95,22 +166,34 @@ impl Host {
         runs: &Runs,
         extractor: &Name,
         source: &Name,
-        settings: &ExtractorConfig,
+        rights: &Rights<'_>,
     ) -> Result<Program, HostError> {
         let directory = self.directory(extractor, source)?;
-        let policy = self.policy(runs, settings)?;
+        let policy = self.policy(runs, rights)?;
         let environment = environment();
         let (program, runs) = (self.program.clone(), runs.clone());
         let (args, exec) = match runs {
             Runs::BuiltIn(plugin) => (vec!["--plugin".to_owned(), plugin], None),
             Runs::Other { program, args, .. } => (Vec::new(), Some((program, args))),
         };
+        let memory = policy.memory_bytes;
+        let leaf = format!("{source}-{extractor}");
+        // Of the incarnation that runs; the one before is removed before the next is made.
+        let mut cgroup: Option<WorkerCgroup> = None;
         Ok(Box::new(move |meet| {
+            drop(cgroup.take());
+            if let Ok(delegation) = cgroups() {
+                let made = delegation.worker(&leaf, memory, MOST_TASKS);
+                cgroup = Some(made.map_err(io::Error::other)?);
+            }
             // What the plugin finds, whether it is exec'ed or this program itself.
             let mut environment = environment.clone();
             environment.extend(meet.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
             let stage = Stage {
-                policy: policy.clone(),
+                policy: Policy {
+                    cgroup: cgroup.as_ref().map(|c| c.path().to_path_buf()),
+                    ..policy.clone()
+                },
                 dir: directory.clone(),
                 exec: exec.clone().map(|(program, args)| Exec {
                     program,
@@ -151,7 +234,7 @@ impl Host {
         path.canonicalize().map_err(failed)
     }
 
-    fn policy(&self, runs: &Runs, settings: &ExtractorConfig) -> Result<Policy, HostError> {
+    fn policy(&self, runs: &Runs, rights: &Rights<'_>) -> Result<Policy, HostError> {
         let mut read = self.model_dirs.clone();
         read.extend(runtime_dirs());
         read.push(self.program.clone());
@@ -162,27 +245,27 @@ impl Host {
             read.push(program.clone());
             read.extend(own.iter().cloned());
         }
-        read.extend(settings.sandbox.read.iter().cloned());
+        read.extend(rights.sandbox.read.iter().cloned());
         // One that is not there needs no grant.
         let mut read: Vec<PathBuf> = read.iter().filter_map(|p| p.canonicalize().ok()).collect();
         read.sort();
         read.dedup();
-        let memory = settings
+        let memory = rights
             .sandbox
             .memory_mb
             .map(|mb| mb << 20)
             .or_else(half_of_memory);
         let policy = Policy {
-            trust: match settings.trust {
+            trust: match rights.trust {
                 crate::config::Trust::Normal => Trust::Normal,
                 crate::config::Trust::Untrusted => Trust::Untrusted,
             },
             read,
-            write: settings.sandbox.write.clone(),
-            devices: settings.devices.clone(),
+            write: rights.sandbox.write.clone(),
+            devices: rights.devices.to_vec(),
             memory_bytes: memory,
-            network: settings.sandbox.network,
-            processes: settings.sandbox.processes,
+            network: rights.sandbox.network,
+            processes: rights.sandbox.processes,
             ..Policy::default()
         };
         if policy.trust == Trust::Untrusted {

@@ -114,6 +114,8 @@ impl Machine {
         let core = "class BaseExtractor:\n    def __init__(self, config=None): pass\nclass Observation:\n    def __init__(self, **kw): self.__dict__.update(kw)\n";
         let files = json!({
             "visualpath_edge/__init__.py": "",
+            "visualpath_edge/worker.py": "",
+            "visualpath_edge/shims.py": "def install(): pass\n",
             "visualpath/__init__.py": "",
             "visualpath/core.py": core,
         });

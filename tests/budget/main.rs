@@ -14,13 +14,14 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::bounded;
+use visualpath::workers::{Host, Rights, Runs};
 use visualpath_core::{
     ColorSpec, ExtractError, Extractor, FrameMeta, FrameView, Fusion, FusionInput, FusionResult,
-    ImageLayout, ManualClock, Name, Observation, PixelFormat, RateGate, ViewSpec,
+    ImageLayout, ManualClock, Name, Observation, PixelFormat, PluginContext, RateGate, ViewSpec,
 };
 use visualpath_frames::{FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
+use visualpath_platform::isolation::{ChildEvent, ChildSpec, ChildWorker, Launcher, Pixels};
 use visualpath_platform::rules::{ExtractorSignals, RuleConfig, Rules, RulesConfig, TimeZone};
 use visualpath_platform::{
     Bell, Captured, DropPolicy, Flow, FlowLimiter, FlowSpec, Isolation, LaneSpec, LaneWorker,
@@ -135,6 +136,40 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+/// An extractor that finds nothing, at any isolation; in a process it is the bench's own.
+fn worker(isolation: Isolation, bell: &Bell, state: &std::path::Path) -> LaneWorker {
+    let merger = Merger::new(name("x"), vec![]);
+    if isolation != Isolation::Process {
+        let factory = Box::new(|| Ok(Box::new(Nothing) as Box<dyn Extractor>));
+        let runner = Runner::new(name("x"), VIEW, merger, factory).unwrap();
+        return LaneWorker::local(runner, isolation);
+    }
+    let mut config = visualpath::config::Config::default();
+    state.clone_into(&mut config.device.state_dir);
+    let settings = visualpath::config::ExtractorConfig::new("bench_glance");
+    let program = Host::new(&config)
+        .unwrap()
+        .program(
+            &Runs::BuiltIn("bench_glance".to_owned()),
+            &name("x"),
+            &name("cam0"),
+            &Rights::from(&settings),
+        )
+        .unwrap();
+    let context = PluginContext {
+        name: name("x"),
+        config: serde_json::Map::new(),
+        zones: vec![],
+        model_dirs: vec![],
+    };
+    let spec = ChildSpec::new(context, program);
+    let launcher = Launcher::global().unwrap();
+    let mut child = ChildWorker::start(launcher, spec, VIEW, Pixels::Slot, merger, bell);
+    let up = child.wait(bell, Some(std::time::Duration::from_secs(60)));
+    assert!(matches!(up, Some(ChildEvent::Up(_))), "{up:?}");
+    LaneWorker::Child(Box::new(child))
+}
+
 /// Allocations per frame from frame 2000 on (thousand by thousand), and views made and copies.
 ///
 /// The caller holds [`ONE`] from before it makes `fusion`.
@@ -144,16 +179,11 @@ fn run<F: Fusion + 'static>(
     fusion: F,
 ) -> (Vec<f64>, u64, u64) {
     let seen = Arc::new(Mutex::new(Vec::with_capacity(16)));
-    let runner = Runner::new(
-        name("x"),
-        VIEW,
-        Merger::new(name("x"), vec![]),
-        Box::new(|| Ok(Box::new(Nothing))),
-    )
-    .unwrap();
+    let bell = Bell::new().unwrap();
+    let state = tempfile::tempdir().unwrap();
     let rate = fps.and_then(RateGate::new);
     let lane = LaneSpec {
-        worker: LaneWorker::local(runner, isolation),
+        worker: worker(isolation, &bell, state.path()),
         limiter: FlowLimiter::new(rate, DropPolicy::None, 1),
         depends: vec![],
         gate: None,
@@ -182,7 +212,7 @@ fn run<F: Fusion + 'static>(
         pending: 64,
         clock: Arc::new(ManualClock::default()),
         unix_ns: Arc::new(|t_ns| t_ns),
-        bell: Bell::new().unwrap(),
+        bell: bell.clone(),
         changes: crossbeam_channel::never(),
         stop: visualpath_core::StopFlag::new(),
         stop_grace_ns: 0,
@@ -197,7 +227,7 @@ fn run<F: Fusion + 'static>(
     };
     let pool = FramePool::memfd(&spec, Arc::new(Converter::new())).unwrap();
     let holder = pool.holder("capture");
-    let (to_path, captured) = bounded(2);
+    let (to_path, captured) = bell.channel(2);
     let path = std::thread::spawn(move || {
         count_this_thread();
         flow.run(&captured)
@@ -220,8 +250,8 @@ fn run<F: Fusion + 'static>(
     }
     to_path.send(Captured::End).unwrap();
     let (_, threads) = path.join().unwrap();
-    for (_, thread) in threads {
-        thread.join().unwrap();
+    for (_, leaving) in threads {
+        assert!(leaving.join());
     }
     COUNTED.with(|c| c.set(false));
     let seen = seen.lock().unwrap();
@@ -249,7 +279,7 @@ fn a_whole_frame_allocates_a_small_constant_number_of_times() {
     let _one = ONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    for isolation in [Isolation::Inline, Isolation::Thread] {
+    for isolation in [Isolation::Inline, Isolation::Thread, Isolation::Process] {
         let config = RulesConfig {
             rule: vec![RuleConfig::new(name("seen"), "x.count >= 1")],
             ..RulesConfig::default()

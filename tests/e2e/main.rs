@@ -9,6 +9,7 @@
 mod broker;
 mod live;
 mod many;
+mod python;
 mod real_video;
 mod rule_tests;
 mod trace;

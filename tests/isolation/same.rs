@@ -93,8 +93,7 @@ fn is_rich(trace: &[Value]) {
     assert!(of(trace, "observation").filter(several).count() > 20);
     let none = |r: &&Value| r["observations"].as_array().is_some_and(Vec::is_empty);
     assert!(of(trace, "observation").filter(none).count() > 20);
-    let resets =
-        of(trace, "observation").filter(|r| r["extractor"] == "b" && r["signals"]["seen"] == 1.0);
+    let resets = of(trace, "observation").filter(|r| r["signals"]["seen"] == 1.0);
     assert!(resets.count() > 3, "resets: gaps and starts");
     let zones = of(trace, "observation").any(|r| r["signals"]["count@corner"].as_f64() > Some(0.0));
     assert!(zones, "zones");
@@ -246,23 +245,17 @@ fn motion_quality_and_object_see_the_same_in_real_video_everywhere() {
             assert_same(variant.name, &expected, &said);
             continue;
         }
-        // Frames as JPEGs: each in its place, answered, and with nearly the same numbers. The
-        // native picture of a video can't be one.
-        let views = text.replace("plugin = \"quality\"\n", "plugin = \"quality\"\n");
-        let (said, jpeg) = run_real(&views, variant);
-        assert_eq!(frames(&said).len(), frames(&expected).len());
-        let counts = |trace: &[Value]| -> Vec<f64> {
-            of(trace, "observation")
-                .filter(|r| r["extractor"] == "person")
-                .map(|r| r["signals"]["count"].as_f64().unwrap())
-                .collect()
+        // Frames as JPEGs: each in its place, answered, and with nearly the same numbers.
+        let (said, jpeg) = run_real(&text, variant);
+        assert_eq!(frames(&said), frames(&expected), "{}", variant.name);
+        let people = |trace: &[Value]| -> f64 {
+            let of = of(trace, "observation").filter(|r| r["extractor"] == "person");
+            of.map(|r| r["signals"]["count"].as_f64().unwrap()).sum()
         };
-        let (exact, altered) = (counts(&trace), counts(&jpeg));
-        assert_eq!(exact.len(), altered.len());
-        let near = exact
-            .iter()
-            .zip(&altered)
-            .filter(|(a, b)| (*a - *b).abs() <= 2.0);
-        assert!(near.count() > 50, "{exact:?} {altered:?}");
+        let (exact, altered) = (people(&trace), people(&jpeg));
+        assert!(
+            (exact - altered).abs() < 0.1 * exact,
+            "{exact} and {altered} people"
+        );
     }
 }

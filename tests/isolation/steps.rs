@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use visualpath::config::{Config, ExtractorConfig};
-use visualpath::workers::{Host, Runs};
+use visualpath::workers::{Host, Rights, Runs};
 use visualpath::{Isolation, Name, PluginContext, Worker, WorkerLauncher};
 use visualpath_core::{ColorSpec, FrameMeta, ImageLayout, PixelFormat};
 use visualpath_frames::{Frame, FramePool, PoolSpec};
@@ -35,7 +35,7 @@ fn worker(place: &Place, isolation: Isolation, seed: u64) -> Worker {
     };
     let settings = ExtractorConfig::new("scripted");
     let program = Host::new(&config).unwrap();
-    let program = program.program(&runs, &name, &name, &settings).unwrap();
+    let program = program.program(&runs, &name, &name, &Rights::from(&settings)).unwrap();
     WorkerLauncher::create(spec.with_program(program), isolation).unwrap()
 }
 

@@ -22,7 +22,7 @@ use super::handoff::{Glance, PACED, SIZES, TRIPS, duel, frame, row};
 use super::{Options, Row, median};
 use crate::config::{Config, ExtractorConfig};
 use crate::pipeline::build;
-use crate::workers::{Host, Runs};
+use crate::workers::{Host, Rights, Runs};
 
 /// The plugin of the children here; known to `visualpath worker` only.
 pub(crate) const GLANCE: &str = "bench_glance";
@@ -66,7 +66,6 @@ impl ExtractorPlugin for Plugin {
 /// A child that is up.
 struct Worker {
     child: ChildWorker,
-    bell: Bell,
     rss_mb: f64,
     start: Duration,
 }
@@ -86,16 +85,15 @@ impl Worker {
         let spec = ChildSpec::new(context, program);
         let mut child = ChildWorker::start(Launcher::global()?, spec, VIEW, pixels, merger, &bell);
         let pid = loop {
-            match child.wait(&bell, None) {
+            match child.wait(None) {
                 Some(ChildEvent::Up(facts)) => break facts.pid,
-                Some(ChildEvent::Down(why) | ChildEvent::Hold(why)) => anyhow::bail!("{why}"),
+                Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => anyhow::bail!("{why}"),
                 _ => {}
             }
         };
         let start = started.elapsed();
         Ok(Self {
             child,
-            bell,
             rss_mb: rss_mb(pid)?,
             start,
         })
@@ -105,7 +103,7 @@ impl Worker {
         let started = Instant::now();
         self.child.dispatch(Job::new(frame));
         loop {
-            match self.child.wait(&self.bell, None) {
+            match self.child.wait(None) {
                 Some(ChildEvent::Reply(reply)) => {
                     let took = started.elapsed();
                     if let visualpath_core::Outcome::Failed(why) = reply.outcome {
@@ -113,7 +111,7 @@ impl Worker {
                     }
                     return Ok(took);
                 }
-                Some(ChildEvent::Down(why) | ChildEvent::Hold(why)) => anyhow::bail!("{why}"),
+                Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => anyhow::bail!("{why}"),
                 _ => {}
             }
         }
@@ -284,7 +282,7 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     let settings = ExtractorConfig::new(GLANCE);
     let source = Name::new("bench")?;
     let start = |runs: &Runs, name: &str, pixels| {
-        let program = host.program(runs, &Name::new(name)?, &source, &settings)?;
+        let program = host.program(runs, &Name::new(name)?, &source, &Rights::from(&settings))?;
         Worker::start(program, pixels)
     };
     let rust = Runs::BuiltIn(GLANCE.to_owned());
@@ -320,7 +318,7 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     ];
     if let Some(python) = &options.python {
         let python =
-            crate::workers::python(python, "extractor", "visualpath_edge.testing:Glance", None);
+            crate::workers::python(python, "extractor", "visualpath_edge.glance:Glance", None);
         kinds.push(kind(
             "venv, shm",
             "venv",

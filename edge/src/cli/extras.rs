@@ -1,24 +1,43 @@
 //! `visualpath plugins test` and `visualpath models`.
 
-use visualpath_core::{Name, Outcome, PluginContext};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use visualpath_core::{Name, Outcome};
+use visualpath_frames::Frame;
 use visualpath_media::source::{self, SourceEvent, SourceOptions, StopFlag};
 use visualpath_onnx::{ModelLocator, default_model_dirs};
-use visualpath_platform::{Job, Merger, Runner};
+use visualpath_platform::isolation::ChildEvent;
+use visualpath_platform::worker::Reply;
+use visualpath_platform::{Bell, Job, LaneWorker};
 
 use super::{fail, say, say_json};
 use crate::builtin;
+use crate::config::{Config, ExtractorConfig};
 use crate::exit::Exit;
 use crate::models;
-use crate::pipeline::build;
+use crate::pipeline::StartError;
+use crate::pipeline::build::{self, Nursery};
+use crate::pipeline::plan;
 
-pub fn plugins_test(
-    plugin: &str,
-    uri: &str,
-    settings: &[String],
-    frames: Option<u64>,
-    json: bool,
-) -> Exit {
-    match look(plugin, uri, settings, frames, json) {
+/// What `plugins test` is asked for.
+pub struct Alone {
+    /// The plugin.
+    pub plugin: String,
+    /// The source.
+    pub uri: String,
+    /// Keys of its config.
+    pub settings: Vec<String>,
+    /// The venv of a Python plugin.
+    pub venv: Option<PathBuf>,
+    /// Frames at most.
+    pub frames: Option<u64>,
+    /// JSON.
+    pub json: bool,
+}
+
+pub fn plugins_test(alone: &Alone, config: Config) -> Exit {
+    match look(alone, config) {
         Ok(()) => Exit::Ok,
         Err((exit, message)) => fail(exit, &message),
     }
@@ -49,48 +68,50 @@ fn parse_settings(
     Ok(config)
 }
 
-fn look(
-    plugin: &str,
-    uri: &str,
-    settings: &[String],
-    frames: Option<u64>,
-    json: bool,
-) -> Result<(), Failed> {
+fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
     let wrong = |exit: Exit| move |e: &dyn std::fmt::Display| (exit, e.to_string());
     let registry = builtin::registry().map_err(|e| wrong(Exit::Plugin)(&e))?;
-    let plugin = registry
-        .extractor(plugin)
-        .map_err(|e| wrong(Exit::Plugin)(&e))?;
     let name = Name::new("test").map_err(|e| wrong(Exit::Failed)(&e))?;
-    let cx = PluginContext {
-        name: name.clone(),
-        config: parse_settings(settings)?,
-        zones: Vec::new(),
-        model_dirs: default_model_dirs(None),
+    // As the config has it, if it does: its venv, its rights, its own keys.
+    let known = config.extractor.values().find(|e| e.plugin == alone.plugin);
+    let mut settings = known
+        .cloned()
+        .unwrap_or_else(|| ExtractorConfig::new(&alone.plugin));
+    settings.venv = alone.venv.clone().or(settings.venv);
+    settings.config.extend(parse_settings(&alone.settings)?);
+    settings.depends.clear();
+    settings.gate = None;
+    config.extractor.insert(name.clone(), settings);
+    let refused = |e: StartError| (super::exit_of(&e), e.to_string());
+    let mut planned = plan::alone(&config, &registry, &name, &name).map_err(refused)?;
+    let bell = Bell::new().map_err(|e| wrong(Exit::Failed)(&e))?;
+    let nursery = Nursery {
+        config: &config,
+        bell: &bell,
     };
-    let view = plugin.input(&cx).map_err(|e| wrong(Exit::Plugin)(&e))?;
-    let factory = Box::new(move || plugin.create(&cx));
-    let merger = Merger::new(name.clone(), Vec::new());
-    let mut runner =
-        Runner::new(name.clone(), view, merger, factory).map_err(|e| wrong(Exit::Plugin)(&e))?;
-    let mut source = source::open(&SourceOptions::new(name, uri), build::clock())
+    let mut loaded = build::load(&mut planned, &name, &nursery).map_err(refused)?;
+    let view = loaded.view;
+    let mut source = source::open(&SourceOptions::new(name, &alone.uri), build::clock())
         .map_err(|e| wrong(Exit::Source)(&e))?;
     let mut pool =
         build::pool(source.info(), 1, 2, &[view]).map_err(|e| wrong(Exit::Failed)(&e))?;
     let stop = StopFlag::new();
     let mut seen = 0;
-    while frames.is_none_or(|n| seen < n) {
+    while alone.frames.is_none_or(|n| seen < n) {
         match source
             .next(&pool, &stop)
             .map_err(|e| wrong(Exit::Source)(&e))?
         {
             SourceEvent::Frame(frame) => {
                 seen += 1;
-                let reply = runner.run(&Job::new(frame));
+                let reply = one_look(&mut loaded.worker, frame)?;
                 match reply.outcome {
                     Outcome::Observed(held) => {
                         for o in &held.observations {
-                            let exit = if json { say_json(o) } else { say(&describe(o)) };
+                            let exit = match alone.json {
+                                true => say_json(o),
+                                false => say(&describe(o)),
+                            };
                             if exit != Exit::Ok {
                                 return Err((exit, "standard output".to_owned()));
                             }
@@ -110,7 +131,34 @@ fn look(
             SourceEvent::End(_) | SourceEvent::Stopped => break,
         }
     }
+    if let LaneWorker::Child(child) = loaded.worker {
+        // Nothing is ever sent: it disconnects when the process is gone.
+        let ended = child.close(CHILD_GRACE).recv();
+        tracing::debug!(?ended, "worker process ended");
+    }
     Ok(())
+}
+
+/// How long the plugin's process has to end by itself.
+const CHILD_GRACE: Duration = Duration::from_secs(5);
+
+fn one_look(worker: &mut LaneWorker, frame: Frame) -> Result<Reply, Failed> {
+    let job = Job::new(frame);
+    match worker {
+        LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => Ok(runner.run(&job)),
+        LaneWorker::Child(child) => {
+            child.dispatch(job);
+            loop {
+                match child.wait(None) {
+                    Some(ChildEvent::Reply(reply)) => return Ok(reply),
+                    Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => {
+                        return Err((Exit::Plugin, why.to_string()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 fn describe(o: &visualpath_core::Observation) -> String {

@@ -348,6 +348,9 @@ fn findings_of(loaded: &Loaded, error: &StartError) -> Option<Vec<Diagnostic>> {
         StartError::Fusion { fusion, .. } => {
             Some(at(format!("fusion.{fusion}.config"), &error.to_string()))
         }
+        StartError::FusionWorker { fusion, message } => {
+            Some(at(format!("fusion.{fusion}"), message))
+        }
         StartError::Worker { extractor, message } => {
             Some(at(format!("extractor.{extractor}"), message))
         }
@@ -380,6 +383,7 @@ fn exit_of(error: &StartError) -> Exit {
         StartError::Plugin { .. }
         | StartError::Fusion { .. }
         | StartError::Worker { .. }
+        | StartError::FusionWorker { .. }
         | StartError::WarmUp { .. } => Exit::Plugin,
         StartError::Source { .. } => Exit::Source,
         StartError::Broker(_) => Exit::Broker,

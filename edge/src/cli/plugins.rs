@@ -41,6 +41,12 @@ pub enum PluginsVerb {
         /// Stop after this many frames.
         #[arg(long)]
         frames: Option<u64>,
+        /// The venv of a Python plugin. Default: the one `plugins venv` made.
+        #[arg(long, value_name = "DIR")]
+        venv: Option<PathBuf>,
+        /// The config that says where plugins and venvs are. Default: as of `run`.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// One observation per line as JSON.
         #[arg(long)]
         json: bool,
@@ -90,18 +96,20 @@ pub fn run(verb: PluginsVerb) -> Exit {
             source,
             settings,
             frames,
+            venv,
+            config,
             json,
-        } => match not_linked(&name) {
-            Ok(false) => extras::plugins_test(&name, &source, &settings, frames, json),
-            Ok(true) => fail(
-                Exit::Plugin,
-                &format!(
-                    "`{name}` is not linked into this program, and to run such a plugin alone is \
-                     not in this build yet"
-                ),
-            ),
-            Err(exit) => exit,
-        },
+        } => done(load(config).map(|config| {
+            let alone = extras::Alone {
+                plugin: name,
+                uri: source,
+                settings,
+                venv,
+                frames,
+                json,
+            };
+            extras::plugins_test(&alone, config)
+        })),
         PluginsVerb::New {
             name,
             lang,
@@ -143,19 +151,6 @@ fn load(file: Option<PathBuf>) -> Result<Config, Exit> {
 
 fn linked() -> Result<Registry, Exit> {
     builtin::registry().map_err(|e| fail(Exit::Plugin, &e.to_string()))
-}
-
-/// Whether there is such an extractor, and it has to be started by itself.
-fn not_linked(name: &str) -> Result<bool, Exit> {
-    let registry = linked()?;
-    if registry.extractor(name).is_ok() {
-        return Ok(false);
-    }
-    plugins::discover(&registry, &load(None)?);
-    Ok(matches!(
-        registry.find_extractor(name, None),
-        Ok(Found::External(_)) | Err(RegistryError::SeveralVenvs { .. })
-    ))
 }
 
 /// One line of `plugins list`.

@@ -2,9 +2,12 @@
 //! is known here, so its keys are checked like all others; any other plugin's is left as it is.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
+use super::model::{SandboxConfig, Trust};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+
 pub use visualpath_platform::rules::{ExpectedTrigger, RuleConfig, RuleTest, RulesConfig};
 
 /// One fusion.
@@ -13,8 +16,51 @@ pub use visualpath_platform::rules::{ExpectedTrigger, RuleConfig, RuleTest, Rule
 pub struct FusionConfig {
     /// The plugin's name; `rules` is built in.
     pub plugin: String,
+    /// Of a plugin in a process of its own: how it runs there.
+    #[serde(flatten)]
+    pub worker: FusionWorker,
     /// Its config.
     pub config: FusionSettings,
+}
+
+impl FusionConfig {
+    /// This plugin with this config, every other key at its default.
+    pub fn new(plugin: impl Into<String>, config: FusionSettings) -> Self {
+        Self {
+            plugin: plugin.into(),
+            worker: FusionWorker::default(),
+            config,
+        }
+    }
+}
+
+/// How a fusion runs whose plugin is in a process of its own: an executable, or Python.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FusionWorker {
+    /// The venv's directory of a Python fusion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub venv: Option<PathBuf>,
+    /// Longest time for one answer; the path waits for it.
+    pub timeout_ms: u64,
+    /// How much it is trusted.
+    pub trust: Trust,
+    /// What else it may do.
+    pub sandbox: SandboxConfig,
+}
+
+impl Default for FusionWorker {
+    fn default() -> Self {
+        Self {
+            venv: None,
+            timeout_ms: timeout_ms(),
+            trust: Trust::default(),
+            sandbox: SandboxConfig::default(),
+        }
+    }
+}
+
+fn timeout_ms() -> u64 {
+    1000
 }
 
 /// A fusion's config.
@@ -54,6 +100,19 @@ struct RawFusion {
     /// The plugin's name; `rules` is built in.
     #[schemars(extend("examples" = ["rules"]))]
     plugin: String,
+    /// The venv's directory, where the plugin is Python's.
+    #[serde(default)]
+    venv: Option<PathBuf>,
+    /// Longest time for one answer of a plugin in a process of its own: its path waits for it.
+    #[serde(default = "timeout_ms")]
+    #[schemars(range(min = 1, max = 60_000))]
+    timeout_ms: u64,
+    /// How much a plugin in a process of its own is trusted.
+    #[serde(default)]
+    trust: Trust,
+    /// What else a plugin in a process of its own may do.
+    #[serde(default)]
+    sandbox: SandboxConfig,
     /// The plugin's config; of `rules`: `rule`, `test` and `stale_ms`.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
@@ -69,6 +128,12 @@ impl TryFrom<RawFusion> for FusionConfig {
         };
         Ok(Self {
             plugin: raw.plugin,
+            worker: FusionWorker {
+                venv: raw.venv,
+                timeout_ms: raw.timeout_ms,
+                trust: raw.trust,
+                sandbox: raw.sandbox,
+            },
             config,
         })
     }

@@ -36,9 +36,9 @@ pub use layers::{LoadOptions, find_default};
 pub use machine::Machine;
 pub use model::{
     Auto, ClipCodec, ClipConfig, Config, DropPolicy, ExpectedTrigger, ExtractorConfig, Fallback,
-    FusionConfig, FusionSettings, Isolation, MessagePixels, MqttConfig, ObservabilityConfig,
-    OneOrMany, PathConfig, RuleConfig, RuleTest, RulesConfig, SandboxConfig, SinkConfig, SinkKind,
-    SourceConfig, SourceFormat, TraceLevel, Transport, Trust, ZoneConfig,
+    FusionConfig, FusionSettings, FusionWorker, Isolation, MessagePixels, MqttConfig,
+    ObservabilityConfig, OneOrMany, PathConfig, RuleConfig, RuleTest, RulesConfig, SandboxConfig,
+    SinkConfig, SinkKind, SourceConfig, SourceFormat, TraceLevel, Transport, Trust, ZoneConfig,
 };
 pub use schema::{KeyInfo, SECTIONS, keys, schema};
 pub use show::{ShownKey, show, show_text};

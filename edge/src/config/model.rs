@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use super::fusion::{
-    ExpectedTrigger, FusionConfig, FusionSettings, RuleConfig, RuleTest, RulesConfig,
+    ExpectedTrigger, FusionConfig, FusionSettings, FusionWorker, RuleConfig, RuleTest, RulesConfig,
 };
 pub use super::values::{DEVICE_PATTERN, DeviceId, NAME_PATTERN, OneOrMany};
 use super::values::{auto_integer, name, name_or_names, named, names};

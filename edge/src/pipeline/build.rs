@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use visualpath_core::{
-    Clock, ColorSpec, FrameMeta, ImageLayout, ModelUse, NS_PER_MS, Name, Outcome, PixelFormat,
-    PluginError, RateGate, ViewSpec,
+    Clock, ColorSpec, FrameMeta, Fusion, FusionContext, ImageLayout, ModelUse, NS_PER_MS, Name,
+    Outcome, PixelFormat, PluginContext, PluginError, RateGate, ViewSpec,
 };
 use visualpath_frames::{Frame, FramePool, PoolError, PoolSpec};
 use visualpath_media::convert::Converter;
 use visualpath_media::source::SourceInfo;
 use visualpath_platform::isolation::{
-    ChildEvent, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Pixels,
+    ChildEvent, ChildFusion, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Patience,
+    Pixels,
 };
 use visualpath_platform::{
     Bell, DropPolicy, FlowLimiter, FlowPath, Isolation, Job, LaneGate, LaneSpec, LaneWorker,
@@ -19,9 +20,9 @@ use visualpath_platform::{
 };
 
 use super::StartError;
-use super::plan::{Planned, PlannedPath};
+use super::plan::{Planned, PlannedFusion, PlannedPath};
 use crate::config::{self, Config};
-use crate::workers::Host;
+use crate::workers::{Host, Rights, Runs};
 
 /// An extractor with its model loaded, and what it says of itself.
 pub struct Loaded {
@@ -96,7 +97,12 @@ fn load_in_child(
         message,
     };
     let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
-    let program = host.program(&planned.runs, &name, source, &planned.settings);
+    let program = host.program(
+        &planned.runs,
+        &name,
+        source,
+        &Rights::from(&planned.settings),
+    );
     let program = program.map_err(|e| failed(e.to_string()))?;
     let spec = ChildSpec {
         source: source.clone(),
@@ -113,7 +119,7 @@ fn load_in_child(
     let bell = nursery.bell;
     let mut child = ChildWorker::start(launcher, spec, planned.view, pixels, merger, bell);
     let reason = loop {
-        match child.wait(bell, None) {
+        match child.wait(None) {
             Some(ChildEvent::Up(facts)) => {
                 if let Some(view) = facts.input {
                     child.set_view(view);
@@ -125,7 +131,7 @@ fn load_in_child(
                     models: facts.models,
                 });
             }
-            Some(ChildEvent::Down(reason) | ChildEvent::Hold(reason)) => break reason,
+            Some(ChildEvent::Down(reason, _) | ChildEvent::Hold(reason, _)) => break reason,
             _ => {}
         }
     };
@@ -206,7 +212,7 @@ const WARM_UPS: usize = 5;
 ///
 /// # Errors
 /// What the extractor says of it.
-pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
+pub fn warm_up(loaded: &mut Loaded) -> Result<i64, StartError> {
     let failed = |message: String| StartError::WarmUp {
         extractor: loaded.name.clone(),
         message,
@@ -236,7 +242,7 @@ pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => runner
             .warm_up(&frame, WARM_UPS)
             .map_err(|e| failed(e.to_string())),
-        LaneWorker::Child(child) => warm_up_child(child, &frame, bell).map_err(failed),
+        LaneWorker::Child(child) => warm_up_child(child, &frame).map_err(failed),
     }
 }
 
@@ -244,7 +250,7 @@ pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
 const FIRST_LOOK: Duration = Duration::from_secs(120);
 
 /// The slowest look of a process, the first not counted; 0 if it is not there.
-fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<i64, String> {
+fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<i64, String> {
     let mut slowest_ns = 0;
     for look in 0..WARM_UPS {
         if !child.is_up() {
@@ -257,8 +263,12 @@ fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<
             ..Job::new(lease)
         });
         loop {
-            match child.wait(bell, Some(FIRST_LOOK)) {
-                Some(ChildEvent::Reply(reply)) => {
+            match child.wait(Some(FIRST_LOOK)) {
+                Some(
+                    ChildEvent::Reply(reply)
+                    | ChildEvent::Down(_, Some(reply))
+                    | ChildEvent::Hold(_, Some(reply)),
+                ) => {
                     if let Outcome::Failed(why) = reply.outcome {
                         // A death is not the picture's fault, and it comes again.
                         if !child.is_up() {
@@ -315,12 +325,11 @@ pub fn lane(
     planned: &mut Planned,
     mut loaded: Loaded,
     slots: &[usize],
-    bell: &Bell,
 ) -> Result<LaneSpec, StartError> {
     let settings = &planned.settings;
     let timeout_ns = match settings.timeout_ms.value() {
         Some(ms) => ns(ms),
-        None if pace.realtime => warm_up(&mut loaded, bell)?
+        None if pace.realtime => warm_up(&mut loaded)?
             .saturating_mul(4)
             .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1),
         None => AUTO_TIMEOUT_NS.1,
@@ -351,7 +360,15 @@ pub fn lane(
 }
 
 /// A path as the path thread wants it. `lanes` has the facts of each extractor of the plan.
-pub fn path(pace: &Pace, path: PlannedPath, lanes: &[LaneFacts]) -> FlowPath {
+///
+/// # Errors
+/// If its fusion's process can't be started, or refuses its config.
+pub fn path(
+    pace: &Pace,
+    path: PlannedPath,
+    lanes: &[LaneFacts],
+    nursery: &Nursery<'_>,
+) -> Result<FlowPath, StartError> {
     let chains = path.extractors.iter().map(|i| lanes[*i].chain_ns);
     let slowest = chains.max().unwrap_or(0);
     let auto_window = slowest.saturating_add(slowest / 5).max(AUTO_WINDOW_NS);
@@ -372,7 +389,61 @@ pub fn path(pace: &Pace, path: PlannedPath, lanes: &[LaneFacts]) -> FlowPath {
         extractors,
         window_ns: pace.realtime.then_some(window_ns),
     };
-    (spec, path.fusion)
+    let fusion = match path.fusion {
+        PlannedFusion::Here(fusion) => fusion,
+        PlannedFusion::Child(runs, context) => {
+            child_fusion(pace, &runs, *context, &path.fusion_settings, nursery)?
+        }
+    };
+    Ok((spec, fusion))
+}
+
+/// How long a file waits for a fusion that died to come again: the longest pause and its start.
+const COMING: Duration = Duration::from_secs(150);
+
+/// Starts a fusion's process and waits until it is ready, or has died a first time.
+fn child_fusion(
+    pace: &Pace,
+    runs: &Runs,
+    context: FusionContext,
+    settings: &config::FusionConfig,
+    nursery: &Nursery<'_>,
+) -> Result<Box<dyn Fusion>, StartError> {
+    let fusion = context.name.clone();
+    let failed = |message: String| StartError::FusionWorker {
+        fusion: fusion.clone(),
+        message,
+    };
+    let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
+    let rights = Rights::from(&settings.worker);
+    let program = host.program(runs, &fusion, &pace.source, &rights);
+    let program = program.map_err(|e| failed(e.to_string()))?;
+    let plugin = PluginContext {
+        name: fusion.clone(),
+        config: context.config,
+        zones: nursery.config.zones_of(pace.source.as_str()),
+        model_dirs: super::plan::model_dirs(nursery.config),
+    };
+    let spec = ChildSpec {
+        source: pace.source.clone(),
+        ..ChildSpec::new(plugin, program)
+    };
+    let patience = Patience {
+        answer: Duration::from_millis(settings.worker.timeout_ms),
+        coming: match pace.realtime {
+            true => Duration::ZERO,
+            false => COMING,
+        },
+    };
+    let launcher = Launcher::global().map_err(|e| failed(e.to_string()))?;
+    let child = ChildFusion::start(launcher, spec, &context.extractors, patience);
+    let mut child = child.map_err(|e| failed(e.to_string()))?;
+    let fault = child.wait_until_up().err().and_then(|why| fault_of(&why));
+    match fault {
+        Some(error) => Err(StartError::Fusion { fusion, error }),
+        // One that died comes again, or the log says that it does not.
+        None => Ok(Box::new(child)),
+    }
 }
 
 /// What paths need to know of a lane.

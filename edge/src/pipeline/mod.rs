@@ -134,6 +134,14 @@ pub enum StartError {
         /// Why not, and what to do.
         message: String,
     },
+    /// The process of a fusion.
+    #[error("fusion `{fusion}`: its process: {message}")]
+    FusionWorker {
+        /// Whose.
+        fusion: Name,
+        /// Why not, and what to do.
+        message: String,
+    },
     /// The evidence lane.
     #[error("clips: {0}")]
     Evidence(String),

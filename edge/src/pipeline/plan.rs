@@ -72,11 +72,19 @@ pub struct PlannedPath {
     /// Indices of its extractors.
     pub extractors: Vec<usize>,
     /// Its fusion.
-    pub fusion: Box<dyn Fusion>,
+    pub fusion: PlannedFusion,
     /// Whether its triggers may want clips.
     pub wants_clips: bool,
     /// `stale_ms`, where the fusion has it.
     pub stale_ms: Option<u64>,
+}
+
+/// The fusion of a path.
+pub enum PlannedFusion {
+    /// In this process.
+    Here(Box<dyn Fusion>),
+    /// In a process of its own, which is not started yet.
+    Child(Runs, Box<FusionContext>),
 }
 
 impl LinePlan {
@@ -154,6 +162,24 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
     Ok(Plan { lines })
 }
 
+/// One extractor of a config by itself, as it would be planned for `source`.
+///
+/// # Errors
+/// Every key of it that is wrong.
+pub fn alone(
+    config: &Config,
+    registry: &Registry,
+    name: &Name,
+    source: &Name,
+) -> Result<Planned, StartError> {
+    plugins::discover(registry, config);
+    let missing = || StartError::config(&format!("extractor.{name}"), "there is no such extractor");
+    let settings = config.extractor.get(name).ok_or_else(missing)?;
+    let zones = config.zones_of(source.as_str());
+    extractor(config, registry, name, settings, &zones)?
+        .map_err(|fault| StartError::Config(vec![fault]))
+}
+
 /// Where models are looked up.
 pub fn model_dirs(config: &Config) -> Vec<PathBuf> {
     visualpath_onnx::default_model_dirs(Some(&config.device.state_dir))
@@ -223,9 +249,27 @@ fn extractor(
         Found::Linked(_) => config::Isolation::Inline,
         Found::External(external) => workers::recommended(external),
     };
-    let isolation = workers::isolation(config.isolation_of(settings, recommended));
+    let mut isolation = workers::isolation(config.isolation_of(settings, recommended));
     if let Err(why) = allowed(&found, isolation) {
         return fault("isolation", format!("`{}`: {why}", settings.plugin));
+    }
+    if settings.fallback == config::Fallback::Inline
+        && let Err(why) = allowed(&found, Isolation::Inline)
+    {
+        return fault("fallback", format!("`{}`: {why}", settings.plugin));
+    }
+    if isolation == Isolation::Venv
+        && settings.fallback == config::Fallback::Process
+        && let Err((_, why)) = workers::runs(
+            &found,
+            isolation,
+            settings.venv.as_deref(),
+            config,
+            &settings.plugin,
+        )
+    {
+        tracing::warn!(extractor = %name, why, "its venv can't be had: it runs in a process without, as `fallback` says");
+        isolation = Isolation::Process;
     }
     let runs = match workers::runs(
         &found,
@@ -297,9 +341,9 @@ fn paths(
         };
         let key = |k: &str| format!("fusion.{}.{k}", settings.fusion);
         let mut wants_clips = true;
-        let fusion: Box<dyn Fusion> = if let Some(rules) = fusion_settings.rules() {
+        let fusion = if let Some(rules) = fusion_settings.rules() {
             match Rules::compile(rules.clone(), &known, config.timezone()) {
-                Ok(rules) => Box::new(rules),
+                Ok(rules) => PlannedFusion::Here(Box::new(rules)),
                 Err(errors) => {
                     let fault = |e: visualpath_platform::rules::RuleError| {
                         (key(&format!("config.{}", e.path())), e.message)
@@ -314,25 +358,14 @@ fn paths(
                 config: fusion_settings.other().cloned().unwrap_or_default(),
                 extractors: known,
             };
-            let plugin = match registry.fusion(&fusion_settings.plugin) {
-                Ok(plugin) => plugin,
-                Err(e) => {
-                    wrong.push((key("plugin"), e.to_string()));
-                    continue;
+            match other_fusion(config, registry, context, fusion_settings)? {
+                Ok((fusion, wants)) => {
+                    wants_clips = wants;
+                    fusion
                 }
-            };
-            wants_clips = plugin.wants_clips(&context);
-            match plugin.create(&context) {
-                Ok(fusion) => fusion,
-                Err(PluginError::Config { key: k, message }) => {
-                    wrong.push((key(&format!("config.{k}")), message));
+                Err((k, message)) => {
+                    wrong.push((key(&k), message));
                     continue;
-                }
-                Err(error) => {
-                    return Err(StartError::Fusion {
-                        fusion: settings.fusion.clone(),
-                        error,
-                    });
                 }
             }
         };
@@ -348,4 +381,40 @@ fn paths(
         });
     }
     Ok(paths)
+}
+
+/// A fusion other than `rules`, and whether it may want clips. The inner error is a fault of the
+/// config: its key, relative to the fusion's, and what is wrong.
+fn other_fusion(
+    config: &Config,
+    registry: &Registry,
+    context: FusionContext,
+    settings: &FusionConfig,
+) -> Result<Result<(PlannedFusion, bool), (String, String)>, StartError> {
+    let venv = settings.worker.venv.as_deref();
+    let found = match registry.find_fusion(&settings.plugin, venv) {
+        Ok(found) => found,
+        Err(e) => return Ok(Err(("plugin".to_owned(), e.to_string()))),
+    };
+    let plugin = match &found {
+        Found::Linked(plugin) => plugin,
+        Found::External(external) => {
+            let isolation = workers::isolation(workers::recommended(external));
+            let runs = workers::runs(&found, isolation, venv, config, &settings.plugin);
+            return Ok(match runs {
+                // What it wants is not known before it speaks.
+                Ok(runs) => Ok((PlannedFusion::Child(runs, Box::new(context)), true)),
+                Err((key, why)) => Err((key.to_owned(), why)),
+            });
+        }
+    };
+    let wants_clips = plugin.wants_clips(&context);
+    match plugin.create(&context) {
+        Ok(fusion) => Ok(Ok((PlannedFusion::Here(fusion), wants_clips))),
+        Err(PluginError::Config { key, message }) => Ok(Err((format!("config.{key}"), message))),
+        Err(error) => Err(StartError::Fusion {
+            fusion: context.name,
+            error,
+        }),
+    }
 }

@@ -119,7 +119,7 @@ impl Reshape {
             let loaded = build::load(&mut planned, &pace.source, nursery)?;
             let models = loaded.models.clone();
             let view = loaded.view;
-            let lane = build::lane(pace, &mut planned, loaded, &slots, nursery.bell)?;
+            let lane = build::lane(pace, &mut planned, loaded, &slots)?;
             let before = key
                 .needs
                 .iter()
@@ -153,7 +153,7 @@ impl Reshape {
             changed_paths: Vec::new(),
             gone_paths: Vec::new(),
         };
-        reshape.paths(shape, plan.paths, &slots, pace);
+        reshape.paths(shape, plan.paths, &slots, pace, nursery)?;
         Ok(reshape)
     }
 
@@ -163,7 +163,8 @@ impl Reshape {
         planned: Vec<super::plan::PlannedPath>,
         slots: &[usize],
         pace: &Pace,
-    ) {
+        nursery: &Nursery<'_>,
+    ) -> Result<(), StartError> {
         let facts: Vec<LaneFacts> = slots
             .iter()
             .filter_map(|s| Some(self.shape.lanes.get(*s)?.as_ref()?.1.clone()))
@@ -205,7 +206,7 @@ impl Reshape {
             self.changed_paths.push(key.name.clone());
             self.change
                 .paths
-                .push((index, Some(build::path(pace, path, &facts))));
+                .push((index, Some(build::path(pace, path, &facts, nursery)?)));
             if self.shape.paths.len() <= index {
                 self.shape.paths.resize(index + 1, None);
             }
@@ -217,6 +218,7 @@ impl Reshape {
                 self.change.paths.push((index, None));
             }
         }
+        Ok(())
     }
 
     fn made_slot(&self, slot: usize) -> bool {

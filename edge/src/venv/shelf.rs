@@ -27,8 +27,12 @@ pub struct Draft<'s> {
 impl Shelf {
     pub fn open(state_dir: &Path, name: &Name) -> Result<Self, VenvError> {
         let dir = state_dir.join("venvs");
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(&dir);
-        made.map_err(io(&dir))?;
+        // The state directory keeps others out. Inside it the appliance's user must be able to read
+        // what root has built.
+        for (dir, mode) in [(state_dir, 0o750), (dir.as_path(), 0o755)] {
+            let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
+            made.map_err(io(dir))?;
+        }
         let dir = dir.canonicalize().map_err(io(&dir))?;
         let path = dir.join(format!(".{name}.lock"));
         let mut options = OpenOptions::new();
@@ -130,5 +134,94 @@ impl Drop for Draft<'_> {
             let dir = self.dir.display();
             tracing::warn!(%dir, %error, "an unfinished venv could not be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> Name {
+        Name::new("face").unwrap()
+    }
+
+    /// A build that is only a file.
+    fn build(shelf: &Shelf, text: &str) {
+        let draft = shelf.begin().unwrap();
+        fs::create_dir(draft.dir()).unwrap();
+        fs::write(draft.dir().join("file"), text).unwrap();
+        draft.publish().unwrap();
+    }
+
+    fn in_use(shelf: &Shelf) -> String {
+        fs::read_to_string(shelf.link().join("file")).unwrap()
+    }
+
+    fn names(shelf: &Shelf) -> Vec<String> {
+        let entries = fs::read_dir(&shelf.dir).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_build_before_is_kept_until_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path(), &name()).unwrap();
+        for text in ["one", "two", "three"] {
+            build(&shelf, text);
+            assert_eq!(in_use(&shelf), text);
+        }
+        assert_eq!(names(&shelf), [".face.2", ".face.3", ".face.lock", "face"]);
+    }
+
+    #[test]
+    fn a_build_that_is_given_up_or_interrupted_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path(), &name()).unwrap();
+        build(&shelf, "good");
+        let draft = shelf.begin().unwrap();
+        fs::create_dir(draft.dir()).unwrap();
+        fs::write(draft.dir().join("file"), "half").unwrap();
+        drop(draft);
+        assert_eq!(names(&shelf), [".face.1", ".face.lock", "face"]);
+        // As after SIGKILL: nothing was cleaned up, nor the new link renamed.
+        let draft = shelf.begin().unwrap();
+        fs::create_dir(draft.dir()).unwrap();
+        fs::write(draft.dir().join("file"), "half").unwrap();
+        symlink(".face.2", shelf.dir.join(".face.new")).unwrap();
+        std::mem::forget(draft);
+        drop(shelf);
+        let shelf = Shelf::open(dir.path(), &name()).unwrap();
+        assert_eq!(in_use(&shelf), "good");
+        build(&shelf, "next");
+        assert_eq!(in_use(&shelf), "next");
+        assert_eq!(names(&shelf), [".face.1", ".face.3", ".face.lock", "face"]);
+    }
+
+    #[test]
+    fn venvs_of_other_plugins_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let face = Shelf::open(dir.path(), &name()).unwrap();
+        let other = Shelf::open(dir.path(), &Name::new("face_2").unwrap()).unwrap();
+        build(&other, "other");
+        build(&face, "face");
+        build(&face, "face");
+        build(&face, "face");
+        assert_eq!(in_use(&other), "other");
+    }
+
+    #[test]
+    fn two_can_not_build_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Shelf::open(dir.path(), &name()).unwrap();
+        assert!(matches!(
+            Shelf::open(dir.path(), &name()),
+            Err(VenvError::Busy(_))
+        ));
+        drop(first);
+        Shelf::open(dir.path(), &name()).unwrap();
     }
 }

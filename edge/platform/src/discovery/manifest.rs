@@ -77,7 +77,7 @@ pub fn read(file: &Path) -> Result<External, Refused> {
 }
 
 /// The name is given also when the rest is wrong, so that whoever asks for the plugin is told.
-fn parse(file: &Path, text: &str) -> (Option<String>, Result<External, Vec<Finding>>) {
+pub fn parse(file: &Path, text: &str) -> (Option<String>, Result<External, Vec<Finding>>) {
     let mut places = Places {
         file,
         text,

@@ -165,7 +165,7 @@ fn made_venvs(state_dir: &Path) -> Vec<PathBuf> {
     names
         .into_iter()
         .map(|name| state_dir.join("venvs").join(name))
-        .filter(|dir| dir.join("pyvenv.cfg").is_file())
+        .filter(|dir| dir.is_symlink() || dir.join("pyvenv.cfg").is_file())
         .collect()
 }
 

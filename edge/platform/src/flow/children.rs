@@ -4,11 +4,12 @@
 //! see [`crate::bell`].
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use visualpath_core::{DropReason, Outcome};
+use visualpath_core::DropReason;
 
 use super::lane::Worker;
 use super::{Captured, Flow, PathSink};
 use crate::isolation::{ChildEvent, sleep};
+use crate::worker::Reply;
 
 /// Events of one child taken at a turn, so that a chatty one does not keep the others waiting.
 const AT_ONCE: usize = 32;
@@ -118,9 +119,10 @@ impl<S: PathSink> Flow<S> {
                 ChildEvent::Reply(reply) => self.answered(i, reply),
                 ChildEvent::Trace(record) => self.trace.foreign(&self.lanes[i].name, record),
                 ChildEvent::Up(_) => self.up(i),
-                ChildEvent::Down(why) => self.down(i, &why.why),
-                ChildEvent::Hold(why) => {
+                ChildEvent::Down(why, reply) => self.down(i, &why.why, reply),
+                ChildEvent::Hold(why, reply) => {
                     self.lanes[i].down = true;
+                    self.last_word(i, reply);
                     self.hold(i, &why.why);
                 }
             }
@@ -144,21 +146,23 @@ impl<S: PathSink> Flow<S> {
         }
     }
 
-    /// The frame in flight was answered for before.
-    fn down(&mut self, i: usize, why: &str) {
-        let lane = &mut self.lanes[i];
-        lane.down = true;
+    fn down(&mut self, i: usize, why: &str, reply: Option<Reply>) {
+        // First, so that what waits is not given to nobody.
+        self.lanes[i].down = true;
+        self.last_word(i, reply);
         if self.stop_deadline_ns.is_some() {
             return self.hold(i, why);
         }
         self.say_restarting(i, why);
-        if let Some(f) = self.lanes[i].in_flight.take()
-            && !f.timed_out
-        {
-            self.outcome(i, f.frame_id, Outcome::Failed(why.into()), None);
-        }
         if self.realtime {
             self.give_up_waiting(i, DropReason::WorkerHeld);
+        }
+    }
+
+    /// What became of the frame that a process had when it died.
+    fn last_word(&mut self, i: usize, reply: Option<Reply>) {
+        if let Some(reply) = reply {
+            self.answered(i, reply);
         }
     }
 }

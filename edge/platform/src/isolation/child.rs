@@ -38,14 +38,14 @@ pub enum Pixels {
 /// What has happened to a child.
 #[derive(Debug)]
 pub enum ChildEvent {
-    /// It answered the frame in flight, or that frame will never be answered.
+    /// It answered the frame in flight, or that frame could not be given to it.
     Reply(Reply),
     /// It takes frames.
     Up(Facts),
-    /// It is not there; it comes again. The frame in flight, if there was one, was replied before.
-    Down(NotRunning),
-    /// It does not come again.
-    Hold(NotRunning),
+    /// It is not there; it comes again. With what became of the frame in flight, if there was one.
+    Down(NotRunning, Option<Reply>),
+    /// It does not come again. Likewise.
+    Hold(NotRunning, Option<Reply>),
     /// A record for the trace.
     Trace(serde_json::Map<String, serde_json::Value>),
 }
@@ -76,6 +76,8 @@ pub struct ChildWorker {
     killed: bool,
     log: Budget,
     scratch: Vec<u8>,
+    /// The message of the last frame, to be used again.
+    asked: Option<Box<Extract>>,
     /// Answers to nothing in flight.
     strays: u64,
 }
@@ -96,6 +98,17 @@ struct Doing {
     started: Instant,
 }
 
+impl Doing {
+    fn reply(self, outcome: Outcome) -> Reply {
+        Reply {
+            frame_id: self.job.frame.meta().frame_id,
+            outcome,
+            took_ns: elapsed_ns(self.started),
+            held: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Pool,
@@ -105,6 +118,8 @@ enum Step {
 
 /// Lives that may wait for the owner: a child has fewer before it is on Hold.
 const LIVES: usize = 32;
+/// How often [`ChildWorker::wait`] looks whether a child that is up has died.
+const LOOK: Duration = Duration::from_millis(50);
 /// An idle child is asked whether it is there after this long.
 const PING_AFTER: Duration = Duration::from_secs(10);
 
@@ -149,6 +164,7 @@ impl ChildWorker {
             killed: false,
             log: Budget::new(now),
             scratch: Vec::new(),
+            asked: None,
             strays: 0,
         }
     }
@@ -254,6 +270,7 @@ impl ChildWorker {
             view,
             scratch,
             deadline_ms,
+            asked,
             ..
         } = self;
         let Some(link) = link else {
@@ -311,18 +328,29 @@ impl ChildWorker {
         let reference = FrameRef::new(at, frame.meta(), &seen.layout, &seen.roi);
         let mut reference = reference.map_err(LinkError::from)?;
         reference.pixels = Some(how);
-        let mut deps = Vec::new();
+        // The message of the frame before, so that a frame allocates none.
+        let mut extract = asked.take().unwrap_or_else(|| {
+            Box::new(Extract {
+                frame: reference,
+                deps: Vec::new(),
+                deadline_ms: None,
+            })
+        });
+        extract.frame = reference;
+        extract.deadline_ms = *deadline_ms;
+        extract.deps.clear();
         for held in &doing.job.deps {
             for observation in &held.observations {
-                deps.push(Observation::from_core(observation).map_err(LinkError::from)?);
+                let dep = Observation::from_core(observation).map_err(LinkError::from)?;
+                extract.deps.push(dep);
             }
         }
-        let extract = FromParent::Extract(Box::new(Extract {
-            frame: reference,
-            deps,
-            deadline_ms: *deadline_ms,
-        }));
-        Ok(link.request(&extract, beside)?)
+        let message = FromParent::Extract(extract);
+        let sent = link.request(&message, beside);
+        if let FromParent::Extract(extract) = message {
+            *asked = Some(extract);
+        }
+        Ok(sent?)
     }
 
     /// What has happened, one thing at a time; `None` when nothing has.
@@ -343,14 +371,14 @@ impl ChildWorker {
                 Some(Ok(None)) | None => {}
             }
             match self.lives.try_recv() {
-                Ok(life) => return self.lived(life),
+                Ok(life) => return Some(self.lived(life)),
                 Err(_) => return self.events.pop_front(),
             }
         }
     }
 
-    fn lived(&mut self, life: Life) -> Option<ChildEvent> {
-        let event = match life {
+    fn lived(&mut self, life: Life) -> ChildEvent {
+        let (why, again) = match life {
             Life::Up(link, facts) => {
                 self.link = Some(*link);
                 self.gone = None;
@@ -359,38 +387,29 @@ impl ChildWorker {
                 self.pinged = None;
                 self.heard = Instant::now();
                 self.epoch = None;
-                return Some(ChildEvent::Up(facts));
+                return ChildEvent::Up(facts);
             }
-            Life::Down(why) => ChildEvent::Down(why),
-            Life::Hold(why) => ChildEvent::Hold(why),
+            Life::Down(why) => (why, true),
+            Life::Hold(why) => (why, false),
         };
         self.link = None;
-        if let ChildEvent::Down(why) | ChildEvent::Hold(why) = &event {
-            self.gone = Some(Gone {
-                why: why.clone(),
-                for_good: matches!(event, ChildEvent::Hold(_)),
-            });
+        self.gone = Some(Gone {
+            why: why.clone(),
+            for_good: !again,
+        });
+        let reply = self.doing.take().map(|doing| {
+            let text = format!("the worker process died: {}", why.why);
+            doing.reply(Outcome::Failed(text.into()))
+        });
+        match again {
+            true => ChildEvent::Down(why, reply),
+            false => ChildEvent::Hold(why, reply),
         }
-        let Some(doing) = self.doing.take() else {
-            return Some(event);
-        };
-        if let ChildEvent::Down(why) | ChildEvent::Hold(why) = &event {
-            let why = format!("the worker process died: {}", why.why);
-            self.done(doing, Outcome::Failed(why.into()));
-        }
-        // There is room: nothing waited when the life was taken.
-        self.events.push_back(event).ok();
-        self.events.pop_front()
     }
 
     /// The frame in flight has its outcome.
     fn done(&mut self, doing: Doing, outcome: Outcome) {
-        let reply = Reply {
-            frame_id: doing.job.frame.meta().frame_id,
-            outcome,
-            took_ns: elapsed_ns(doing.started),
-            held: None,
-        };
+        let reply = doing.reply(outcome);
         if self.events.push_back(ChildEvent::Reply(reply)).is_err() {
             debug_assert!(false, "there is room for the one frame in flight");
         }
@@ -514,22 +533,39 @@ impl ChildWorker {
         }
     }
 
-    /// Waits for the next event. `bell` is the one it was started with.
-    pub fn wait(&mut self, bell: &Bell, limit: Option<Duration>) -> Option<ChildEvent> {
+    /// Waits for the next event. Not by the bell it was started with: that wakes its later owner,
+    /// who may be asleep on it at this moment.
+    pub fn wait(&mut self, limit: Option<Duration>) -> Option<ChildEvent> {
         let until = limit.map(|l| Instant::now() + l);
         loop {
             if let Some(event) = self.next() {
                 return Some(event);
             }
-            let left = until.map(|u| u.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|l| l.is_zero()) {
+            let left = until.map_or(LOOK, |u| u.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 return None;
             }
-            bell.arm();
-            if self.lives.is_empty() {
-                sleep(bell, self.poll_item(), left);
+            let left = left.min(LOOK);
+            match self.poll_item() {
+                // What it says wakes at once; its death is seen at the next look.
+                Some(item) => {
+                    let millis = i64::try_from(left.as_micros().div_ceil(1000));
+                    if let Err(error) = zmq::poll(&mut [item], millis.unwrap_or(i64::MAX))
+                        && error != zmq::Error::EINTR
+                    {
+                        tracing::error!(%error, "poll for a worker process");
+                        return None;
+                    }
+                }
+                // Somebody else takes what becomes of it at the next turn of this loop.
+                None => {
+                    let mut lives = crossbeam_channel::Select::new();
+                    lives.recv(&self.lives);
+                    if lives.ready_timeout(left).is_err() {
+                        continue;
+                    }
+                }
             }
-            bell.disarm();
         }
     }
 

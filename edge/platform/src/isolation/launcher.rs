@@ -19,8 +19,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{ModelUse, Name, PluginContext, ViewSpec};
 use visualpath_frames::{PoolSocket, ShareError};
 use visualpath_protocol::{
-    Accepts, ChildHello, ErrorKind, ErrorReport, FromChild, FromParent, JsonObject, ModelDirs,
-    ParentHello, Ready, Zone,
+    Accepts, ChildHello, ErrorKind, ErrorReport, Extractors, FromChild, FromParent, JsonObject,
+    ModelDirs, ParentHello, Ready, Zone,
 };
 
 use crate::bell::{Bell, BellSender, NoBell};
@@ -46,6 +46,8 @@ pub struct ChildSpec {
     pub zones: Vec<visualpath_core::Zone>,
     /// Where models are looked up.
     pub model_dirs: Vec<PathBuf>,
+    /// Of a fusion: the extractors of its path.
+    pub extractors: Option<Extractors>,
     /// Longest time from its start to ready, and between two words of progress.
     pub start_timeout: Duration,
 }
@@ -69,6 +71,7 @@ impl ChildSpec {
             config,
             zones,
             model_dirs,
+            extractors: None,
             start_timeout: START_TIMEOUT,
         }
     }
@@ -623,7 +626,7 @@ impl Child {
             pools: Vec::new(),
             name: Some(spec.name.as_str().to_owned()),
             model_dirs: Some(ModelDirs(dirs.collect())),
-            extractors: None,
+            extractors: spec.extractors.clone(),
         };
         let sent = starting.link.request(&FromParent::Hello(answer), None);
         sent.map_err(|e| e.to_string())?;

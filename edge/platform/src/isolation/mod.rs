@@ -11,6 +11,7 @@
 //! `docs/design/isolation.md`.
 
 mod child;
+mod fusion;
 mod launcher;
 mod lines;
 mod link;
@@ -20,6 +21,7 @@ mod rendezvous;
 mod restarts;
 
 pub use child::{ChildEvent, ChildWorker, Gone, JpegEncoder, Pixels, sleep};
+pub use fusion::{ChildFusion, Patience};
 pub use launcher::{
     ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program,
 };

@@ -1,0 +1,3 @@
+from visualpath_edge.base import Module
+
+__all__ = ["Module"]

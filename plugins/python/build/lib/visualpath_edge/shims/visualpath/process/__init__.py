@@ -1,0 +1,3 @@
+from visualpath_edge.mapping import CompositeMapper, DefaultObservationMapper, ObservationMapper
+
+__all__ = ["CompositeMapper", "DefaultObservationMapper", "ObservationMapper"]

@@ -1,0 +1,3 @@
+from visualpath.backends.protocols import DetectionBackend, DetectionResult
+
+__all__ = ["DetectionBackend", "DetectionResult"]

@@ -1,0 +1,3 @@
+from visualpath_edge.isolation import IsolationConfig, IsolationLevel
+
+__all__ = ["IsolationConfig", "IsolationLevel"]

@@ -1,0 +1,31 @@
+from visualpath_edge.observing import (
+    FPSRecord,
+    FrameDropRecord,
+    FrameExtractRecord,
+    MemorySink,
+    NullSink,
+    ObservabilityHub,
+    SessionEndRecord,
+    SessionStartRecord,
+    Sink,
+    SyncDelayRecord,
+    TimingRecord,
+    TraceLevel,
+    TraceRecord,
+)
+
+__all__ = [
+    "FPSRecord",
+    "FrameDropRecord",
+    "FrameExtractRecord",
+    "MemorySink",
+    "NullSink",
+    "ObservabilityHub",
+    "SessionEndRecord",
+    "SessionStartRecord",
+    "Sink",
+    "SyncDelayRecord",
+    "TimingRecord",
+    "TraceLevel",
+    "TraceRecord",
+]
