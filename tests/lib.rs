@@ -4,6 +4,9 @@
     reason = "a test's set-up that fails should stop the test"
 )]
 
+pub mod scripted;
+pub mod workers;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -156,7 +156,7 @@ impl WorkerLauncher {
                     return Err(StepError::NoProgram { extractor: name });
                 };
                 let spec = ChildSpec::new(context, program);
-                Place::Child(Box::new(child(spec, view, merger, &bell)?), bell)
+                Place::Child(Box::new(child(spec, view, merger, &bell)?))
             }
         };
         Ok(Worker {
@@ -183,7 +183,7 @@ fn child(
     })?;
     let mut child = ChildWorker::start(launcher, spec, view, Pixels::Slot, merger, bell);
     loop {
-        match child.wait(bell, None) {
+        match child.wait(None) {
             Some(ChildEvent::Up(_)) => return Ok(child),
             Some(ChildEvent::Down(error, _) | ChildEvent::Hold(error, _)) => {
                 return Err(StepError::NotRunning { extractor, error });
@@ -196,7 +196,7 @@ fn child(
 enum Place {
     Inline(Box<Runner>, BellSender<(Ticket, Reply)>),
     Thread(ThreadWorker),
-    Child(Box<ChildWorker>, Bell),
+    Child(Box<ChildWorker>),
 }
 
 /// One running extractor.
@@ -276,7 +276,7 @@ impl Worker {
             }
             Place::Thread(thread) => thread.dispatch(job),
             // The answer may also be that it is not there.
-            Place::Child(child, _) => {
+            Place::Child(child) => {
                 child.dispatch(job);
                 true
             }
@@ -290,11 +290,11 @@ impl Worker {
 
     /// `None` if it does not come within `limit`.
     fn answer(&mut self, limit: Option<Duration>) -> Option<WorkerResult> {
-        if let Place::Child(child, bell) = &mut self.place {
+        if let Place::Child(child) = &mut self.place {
             let until = limit.map(|l| Instant::now() + l);
             loop {
                 let left = until.map(|u| u.saturating_duration_since(Instant::now()));
-                match child.wait(bell, left)? {
+                match child.wait(left)? {
                     ChildEvent::Reply(reply)
                     | ChildEvent::Down(_, Some(reply))
                     | ChildEvent::Hold(_, Some(reply)) => {

@@ -66,7 +66,6 @@ impl ExtractorPlugin for Plugin {
 /// A child that is up.
 struct Worker {
     child: ChildWorker,
-    bell: Bell,
     rss_mb: f64,
     start: Duration,
 }
@@ -86,7 +85,7 @@ impl Worker {
         let spec = ChildSpec::new(context, program);
         let mut child = ChildWorker::start(Launcher::global()?, spec, VIEW, pixels, merger, &bell);
         let pid = loop {
-            match child.wait(&bell, None) {
+            match child.wait(None) {
                 Some(ChildEvent::Up(facts)) => break facts.pid,
                 Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => anyhow::bail!("{why}"),
                 _ => {}
@@ -95,7 +94,6 @@ impl Worker {
         let start = started.elapsed();
         Ok(Self {
             child,
-            bell,
             rss_mb: rss_mb(pid)?,
             start,
         })
@@ -105,7 +103,7 @@ impl Worker {
         let started = Instant::now();
         self.child.dispatch(Job::new(frame));
         loop {
-            match self.child.wait(&self.bell, None) {
+            match self.child.wait(None) {
                 Some(ChildEvent::Reply(reply)) => {
                     let took = started.elapsed();
                     if let visualpath_core::Outcome::Failed(why) = reply.outcome {

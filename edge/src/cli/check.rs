@@ -106,7 +106,7 @@ fn try_plugins(config: &Config, lines: Vec<plan::LinePlan>) -> Result<(), StartE
     for line in lines {
         for mut planned in line.extractors {
             let mut loaded = build::load(&mut planned, &line.source, &nursery)?;
-            build::warm_up(&mut loaded, &bell)?;
+            build::warm_up(&mut loaded)?;
         }
     }
     Ok(())

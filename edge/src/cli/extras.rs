@@ -104,7 +104,7 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
         {
             SourceEvent::Frame(frame) => {
                 seen += 1;
-                let reply = one_look(&mut loaded.worker, frame, &bell)?;
+                let reply = one_look(&mut loaded.worker, frame)?;
                 match reply.outcome {
                     Outcome::Observed(held) => {
                         for o in &held.observations {
@@ -142,14 +142,14 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
 /// How long the plugin's process has to end by itself.
 const CHILD_GRACE: Duration = Duration::from_secs(5);
 
-fn one_look(worker: &mut LaneWorker, frame: Frame, bell: &Bell) -> Result<Reply, Failed> {
+fn one_look(worker: &mut LaneWorker, frame: Frame) -> Result<Reply, Failed> {
     let job = Job::new(frame);
     match worker {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => Ok(runner.run(&job)),
         LaneWorker::Child(child) => {
             child.dispatch(job);
             loop {
-                match child.wait(bell, None) {
+                match child.wait(None) {
                     Some(ChildEvent::Reply(reply)) => return Ok(reply),
                     Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => {
                         return Err((Exit::Plugin, why.to_string()));

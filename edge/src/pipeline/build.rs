@@ -119,7 +119,7 @@ fn load_in_child(
     let bell = nursery.bell;
     let mut child = ChildWorker::start(launcher, spec, planned.view, pixels, merger, bell);
     let reason = loop {
-        match child.wait(bell, None) {
+        match child.wait(None) {
             Some(ChildEvent::Up(facts)) => {
                 if let Some(view) = facts.input {
                     child.set_view(view);
@@ -212,7 +212,7 @@ const WARM_UPS: usize = 5;
 ///
 /// # Errors
 /// What the extractor says of it.
-pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
+pub fn warm_up(loaded: &mut Loaded) -> Result<i64, StartError> {
     let failed = |message: String| StartError::WarmUp {
         extractor: loaded.name.clone(),
         message,
@@ -242,7 +242,7 @@ pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => runner
             .warm_up(&frame, WARM_UPS)
             .map_err(|e| failed(e.to_string())),
-        LaneWorker::Child(child) => warm_up_child(child, &frame, bell).map_err(failed),
+        LaneWorker::Child(child) => warm_up_child(child, &frame).map_err(failed),
     }
 }
 
@@ -250,7 +250,7 @@ pub fn warm_up(loaded: &mut Loaded, bell: &Bell) -> Result<i64, StartError> {
 const FIRST_LOOK: Duration = Duration::from_secs(120);
 
 /// The slowest look of a process, the first not counted; 0 if it is not there.
-fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<i64, String> {
+fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<i64, String> {
     let mut slowest_ns = 0;
     for look in 0..WARM_UPS {
         if !child.is_up() {
@@ -263,7 +263,7 @@ fn warm_up_child(child: &mut ChildWorker, frame: &Frame, bell: &Bell) -> Result<
             ..Job::new(lease)
         });
         loop {
-            match child.wait(bell, Some(FIRST_LOOK)) {
+            match child.wait(Some(FIRST_LOOK)) {
                 Some(
                     ChildEvent::Reply(reply)
                     | ChildEvent::Down(_, Some(reply))
@@ -325,12 +325,11 @@ pub fn lane(
     planned: &mut Planned,
     mut loaded: Loaded,
     slots: &[usize],
-    bell: &Bell,
 ) -> Result<LaneSpec, StartError> {
     let settings = &planned.settings;
     let timeout_ns = match settings.timeout_ms.value() {
         Some(ms) => ns(ms),
-        None if pace.realtime => warm_up(&mut loaded, bell)?
+        None if pace.realtime => warm_up(&mut loaded)?
             .saturating_mul(4)
             .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1),
         None => AUTO_TIMEOUT_NS.1,

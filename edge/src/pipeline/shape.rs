@@ -119,7 +119,7 @@ impl Reshape {
             let loaded = build::load(&mut planned, &pace.source, nursery)?;
             let models = loaded.models.clone();
             let view = loaded.view;
-            let lane = build::lane(pace, &mut planned, loaded, &slots, nursery.bell)?;
+            let lane = build::lane(pace, &mut planned, loaded, &slots)?;
             let before = key
                 .needs
                 .iter()

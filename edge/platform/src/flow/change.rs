@@ -58,6 +58,7 @@ impl<S: PathSink> Flow<S> {
             Ok(lane) if index < self.lanes.len() => self.lanes[index] = lane,
             Ok(lane) => self.lanes.push(lane),
         }
+        self.say_if_down(index);
         self.aligner.grow(self.lanes.len());
     }
 

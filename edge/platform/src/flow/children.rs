@@ -77,12 +77,32 @@ impl<S: PathSink> Flow<S> {
         true
     }
 
-    /// Said at the beginning: which processes did not come up at once.
+    /// Said at the beginning: which processes did not come up.
     pub(super) fn say_down(&mut self) {
-        for lane in self.lanes.iter().filter(|l| l.down) {
-            self.sink
-                .restarting(&lane.name, Some("its process is not there yet"));
+        for i in 0..self.lanes.len() {
+            self.say_if_down(i);
         }
+    }
+
+    /// What became of a process while somebody else had its events (it was started, warmed up).
+    pub(super) fn say_if_down(&mut self, i: usize) {
+        let Worker::Child(child) = &self.lanes[i].worker else {
+            return;
+        };
+        if !self.lanes[i].down {
+            return;
+        }
+        match child.gone().cloned() {
+            Some(gone) if gone.for_good => self.hold(i, &gone.why.why),
+            Some(gone) => self.say_restarting(i, &gone.why.why),
+            None => self.say_restarting(i, "its process is not there yet"),
+        }
+    }
+
+    fn say_restarting(&mut self, i: usize, why: &str) {
+        let name = self.lanes[i].name.clone();
+        self.sink.restarting(&name, Some(why));
+        self.trace.worker(&name, "restarting", why);
     }
 
     /// Everything that has happened to a child. Whether anything has.
@@ -133,9 +153,7 @@ impl<S: PathSink> Flow<S> {
         if self.stop_deadline_ns.is_some() {
             return self.hold(i, why);
         }
-        let name = self.lanes[i].name.clone();
-        self.sink.restarting(&name, Some(why));
-        self.trace.worker(&name, "restarting", why);
+        self.say_restarting(i, why);
         if self.realtime {
             self.give_up_waiting(i, DropReason::WorkerHeld);
         }

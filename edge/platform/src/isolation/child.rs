@@ -18,7 +18,7 @@ use crate::observe::Merger;
 use crate::worker::{Job, Reply};
 
 use super::launcher::{ChildHandle, ChildSpec, Facts, Launcher, Life, NotRunning};
-use super::lines::{Budget, log_line};
+use super::lines::{Budget, log_line, log_swallowed};
 use super::link::{Link, LinkError};
 
 /// Makes a JPEG of a view.
@@ -63,6 +63,8 @@ pub struct ChildWorker {
     lives: Receiver<Life>,
     link: Option<Link>,
     facts: Option<Facts>,
+    /// Why it is not there, once it has died.
+    gone: Option<Gone>,
     doing: Option<Doing>,
     /// What comes out at the next calls of [`ChildWorker::event`].
     events: heapless::Deque<ChildEvent, 4>,
@@ -78,6 +80,15 @@ pub struct ChildWorker {
     asked: Option<Box<Extract>>,
     /// Answers to nothing in flight.
     strays: u64,
+}
+
+/// A child that is not there.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// Why.
+    pub why: NotRunning,
+    /// It does not come again.
+    pub for_good: bool,
 }
 
 struct Doing {
@@ -107,6 +118,8 @@ enum Step {
 
 /// Lives that may wait for the owner: a child has fewer before it is on Hold.
 const LIVES: usize = 32;
+/// How often [`ChildWorker::wait`] looks whether a child that is up has died.
+const LOOK: Duration = Duration::from_millis(50);
 /// An idle child is asked whether it is there after this long.
 const PING_AFTER: Duration = Duration::from_secs(10);
 
@@ -141,6 +154,7 @@ impl ChildWorker {
             lives,
             link: None,
             facts: None,
+            gone: None,
             doing: None,
             events: heapless::Deque::new(),
             epoch: None,
@@ -189,6 +203,11 @@ impl ChildWorker {
     /// Whether it takes frames.
     pub fn is_up(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Why it is not there, once it has died; `None` before and while it is up.
+    pub fn gone(&self) -> Option<&Gone> {
+        self.gone.as_ref()
     }
 
     /// To be polled for reading; `None` while it is not up.
@@ -362,6 +381,7 @@ impl ChildWorker {
         let (why, again) = match life {
             Life::Up(link, facts) => {
                 self.link = Some(*link);
+                self.gone = None;
                 self.facts = Some(facts.clone());
                 self.killed = false;
                 self.pinged = None;
@@ -373,6 +393,10 @@ impl ChildWorker {
             Life::Hold(why) => (why, false),
         };
         self.link = None;
+        self.gone = Some(Gone {
+            why: why.clone(),
+            for_good: !again,
+        });
         let reply = self.doing.take().map(|doing| {
             let text = format!("the worker process died: {}", why.why);
             doing.reply(Outcome::Failed(text.into()))
@@ -487,6 +511,9 @@ impl ChildWorker {
     /// Asks an idle child now and then whether it is there. One that does not say so within `hang`
     /// is killed.
     pub fn heartbeat(&mut self, hang: Duration) {
+        if let Some(swallowed) = self.log.rest(Instant::now()) {
+            log_swallowed(&self.name, &self.source, swallowed);
+        }
         if self.doing.is_some() {
             return;
         }
@@ -506,32 +533,53 @@ impl ChildWorker {
         }
     }
 
-    /// Waits for the next event. `bell` is the one it was started with.
-    pub fn wait(&mut self, bell: &Bell, limit: Option<Duration>) -> Option<ChildEvent> {
+    /// Waits for the next event. Not by the bell it was started with: that wakes its later owner,
+    /// who may be asleep on it at this moment.
+    pub fn wait(&mut self, limit: Option<Duration>) -> Option<ChildEvent> {
         let until = limit.map(|l| Instant::now() + l);
         loop {
             if let Some(event) = self.event() {
                 return Some(event);
             }
-            let left = until.map(|u| u.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|l| l.is_zero()) {
+            let left = until.map_or(LOOK, |u| u.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
                 return None;
             }
-            bell.arm();
-            if self.lives.is_empty() {
-                sleep(bell, self.poll_item(), left);
+            let left = left.min(LOOK);
+            match self.poll_item() {
+                // What it says wakes at once; its death is seen at the next look.
+                Some(item) => {
+                    let millis = i64::try_from(left.as_micros().div_ceil(1000));
+                    if let Err(error) = zmq::poll(&mut [item], millis.unwrap_or(i64::MAX))
+                        && error != zmq::Error::EINTR
+                    {
+                        tracing::error!(%error, "poll for a worker process");
+                        return None;
+                    }
+                }
+                // Somebody else takes what becomes of it at the next turn of this loop.
+                None => {
+                    let mut lives = crossbeam_channel::Select::new();
+                    lives.recv(&self.lives);
+                    if lives.ready_timeout(left).is_err() {
+                        continue;
+                    }
+                }
             }
-            bell.disarm();
         }
     }
 
     /// Tells it to end and gives it so long. The channel closes once it is gone.
     pub fn close(mut self, grace: Duration) -> Receiver<()> {
-        let busy = self.doing.is_some();
         // One that can't be told, or is at work on a frame nobody waits for, is killed.
-        let told = self.link.take().is_some_and(|link| link.shutdown().is_ok());
-        let grace = if told && !busy { grace } else { Duration::ZERO };
-        self.handle.stop(grace)
+        let link = self.link.take().filter(|_| self.doing.is_none());
+        let grace = if link.is_some() {
+            grace
+        } else {
+            Duration::ZERO
+        };
+        self.handle
+            .stop(grace, || link.is_some_and(|link| link.shutdown().is_ok()))
     }
 }
 

@@ -9,6 +9,7 @@
 //!             └──died, too late, refused──────▲  └──5 deaths in 60 s──▶ Hold
 //! ```
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, OnceLock};
@@ -24,8 +25,9 @@ use visualpath_protocol::{
 
 use crate::bell::{Bell, BellSender, NoBell};
 
-use super::lines::{Budget, log_line};
-use super::link::{Link, LinkError, context};
+use super::lines::{Budget, log_line, log_swallowed};
+use super::link::{Link, LinkError};
+use super::monitor::{Leaving, Monitor};
 use super::process::{Process, in_words};
 use super::rendezvous::{Rendezvous, RendezvousError};
 use super::restarts::{Restarts, Verdict};
@@ -197,12 +199,16 @@ impl ChildHandle {
         self.ask(Ask::Kill(self.id, why.into()));
     }
 
-    /// Ends it for good: it has been told to shut down and has so long until it is killed. The
-    /// channel closes once it is reaped.
-    pub fn stop(mut self, grace: Duration) -> Receiver<()> {
+    /// Ends it for good: `tell` tells it to shut down (false: it can't be told), and it has so long
+    /// until it is killed. The channel closes once it is reaped.
+    pub fn stop(mut self, grace: Duration, tell: impl FnOnce() -> bool) -> Receiver<()> {
         self.stopped = true;
         let (done, gone) = bounded(0);
+        // First, so that its end is not taken for a death.
         self.ask(Ask::Stop(self.id, grace, done));
+        if !tell() {
+            self.kill("it can't be told to end");
+        }
         gone
     }
 
@@ -226,6 +232,7 @@ struct Nursery {
     bell: Bell,
     asked: Receiver<Ask>,
     children: Vec<Child>,
+    leaving: Leaving,
     born: Instant,
 }
 
@@ -239,6 +246,8 @@ struct Child {
     /// Its last lines on standard error: what it died with is usually there.
     last_words: String,
     stopping: Option<(Instant, Sender<()>)>,
+    /// How it ended, if it has.
+    exit: Option<ExitStatus>,
     /// Why it was killed by us.
     killed: Option<String>,
     /// It closed its connection; if it lives at this time, it is ended.
@@ -247,7 +256,7 @@ struct Child {
 
 enum State {
     Starting(Box<Starting>),
-    Up(Process, zmq::Socket, Instant),
+    Up(Process, Monitor, Instant),
     Pausing(Instant),
     Hold,
     /// Dead and not to be started again.
@@ -257,7 +266,7 @@ enum State {
 struct Starting {
     process: Process,
     link: Link,
-    monitor: zmq::Socket,
+    monitor: Monitor,
     /// Until it has said hello.
     place: Option<Rendezvous>,
     hello: Option<ChildHello>,
@@ -286,6 +295,7 @@ impl Nursery {
             bell,
             asked,
             children: Vec::new(),
+            leaving: Leaving::new(),
             born: Instant::now(),
         }
     }
@@ -293,13 +303,19 @@ impl Nursery {
     fn run(mut self) {
         loop {
             self.wait();
+            // Who has ended is noted before what is asked is heard: a stop that was asked for
+            // before an end is known when that is judged.
+            for child in &mut self.children {
+                child.exit = child.process().and_then(Process::ended);
+            }
             while let Ok(ask) = self.asked.try_recv() {
                 self.ask(ask);
             }
             let born = self.born;
             for child in &mut self.children {
-                child.turn(born);
+                child.turn(born, &self.leaving);
             }
+            self.leaving.look();
             // Its owner gave it up: whoever waits for that is told by the drop.
             self.children
                 .retain(|c| !(matches!(c.state, State::Over) && c.stopping.is_some()));
@@ -320,10 +336,11 @@ impl Nursery {
                     budget: Budget::new(Instant::now()),
                     last_words: String::new(),
                     stopping: None,
+                    exit: None,
                     killed: None,
                     lost: None,
                 };
-                child.start(self.born);
+                child.start(self.born, &self.leaving);
                 self.children.push(child);
             }
             (Ask::Kill(_, why), Some(at)) => self.children[at].kill(&why),
@@ -341,6 +358,7 @@ impl Nursery {
             for child in &self.children {
                 child.watch(&mut items);
             }
+            items.extend(self.leaving.poll_items());
             let now = Instant::now();
             let next = self.children.iter().filter_map(Child::deadline).min();
             let millis = next.map_or(-1, |at| {
@@ -361,11 +379,11 @@ impl Nursery {
 }
 
 impl Child {
-    fn start(&mut self, born: Instant) {
+    fn start(&mut self, born: Instant, leaving: &Leaving) {
         self.killed = None;
         self.lost = None;
         self.last_words.clear();
-        match self.begin() {
+        match self.begin(leaving) {
             Ok(starting) => self.state = State::Starting(Box::new(starting)),
             Err(e) => self.died(
                 born,
@@ -379,11 +397,12 @@ impl Child {
         }
     }
 
-    fn begin(&mut self) -> Result<Starting, StartError> {
+    fn begin(&mut self, leaving: &Leaving) -> Result<Starting, StartError> {
         let place = Rendezvous::new(None)?;
         let (pools, theirs) = PoolSocket::pair()?;
         let link = Link::bind(&place, pools)?;
-        let monitor = monitor(link.socket(), &place.token).map_err(LinkError::from)?;
+        let monitor =
+            Monitor::new(link.socket(), &place.token, leaving).map_err(LinkError::from)?;
         place.open_socket(None).map_err(StartError::Directory)?;
         let variables = [
             ("VISUALPATH_ENDPOINT", place.endpoint.clone()),
@@ -404,7 +423,7 @@ impl Child {
     }
 
     fn watch<'a>(&'a self, items: &mut Vec<zmq::PollItem<'a>>) {
-        let (process, socket) = match &self.state {
+        let (process, monitor) = match &self.state {
             State::Starting(s) => {
                 items.push(s.link.poll_item());
                 (&s.process, &s.monitor)
@@ -412,7 +431,7 @@ impl Child {
             State::Up(process, monitor, _) => (process, monitor),
             State::Pausing(_) | State::Hold | State::Over => return,
         };
-        items.push(socket.as_poll_item(zmq::POLLIN));
+        items.extend(monitor.poll_item());
         let pipes = [process.out.descriptor(), process.err.descriptor()];
         let descriptors = pipes.into_iter().flatten().chain([process.pidfd()]);
         items.extend(descriptors.map(|fd| zmq::PollItem::from_fd(fd, zmq::POLLIN)));
@@ -425,8 +444,10 @@ impl Child {
             State::Up(..) | State::Hold | State::Over => None,
         };
         let stop = self.stopping.as_ref().map(|(at, _)| *at);
-        let lost = self.lost.filter(|_| self.killed.is_none());
-        own.into_iter().chain(stop).chain(lost).min()
+        let watched = self.killed.is_none() && self.stopping.is_none();
+        let lost = self.lost.filter(|_| watched);
+        let rest = self.budget.rest_at();
+        own.into_iter().chain(stop).chain(lost).chain(rest).min()
     }
 
     fn process(&mut self) -> Option<&mut Process> {
@@ -460,9 +481,12 @@ impl Child {
     }
 
     /// Everything that may have happened.
-    fn turn(&mut self, born: Instant) {
+    fn turn(&mut self, born: Instant, leaving: &Leaving) {
         let now = Instant::now();
         self.drain(now);
+        if let Some(swallowed) = self.budget.rest(now) {
+            log_swallowed(&self.spec.name, &self.spec.source, swallowed);
+        }
         if let State::Starting(_) = self.state {
             self.listen();
         }
@@ -480,11 +504,10 @@ impl Child {
                 let limit = self.spec.start_timeout.as_secs_f64();
                 self.kill(&format!("it {what} within start_timeout_s = {limit}"));
             }
-            State::Pausing(until) if now >= *until => self.start(born),
+            State::Pausing(until) if now >= *until => self.start(born, leaving),
             _ => {}
         }
-        let exit = self.process().and_then(Process::ended);
-        if let Some(exit) = exit {
+        if let Some(exit) = self.exit.take() {
             self.bury(born, exit);
         }
     }
@@ -509,7 +532,10 @@ impl Child {
         };
         process.out.read(&mut told);
         process.err.read(|line| {
-            line.clone_into(last_words);
+            // What Rust adds to every panic and abort says nothing.
+            if !line.starts_with("note: ") {
+                line.clone_into(last_words);
+            }
             told(line);
         });
     }
@@ -651,13 +677,12 @@ impl Child {
             State::Up(_, monitor, _) => monitor,
             State::Pausing(_) | State::Hold | State::Over => return,
         };
+        // A child that dies loses its connection first: it is given the time to be found dead.
+        if monitor.has_lost() {
+            self.lost.get_or_insert(Instant::now() + DYING);
+        }
         if self.stopping.is_some() {
             return;
-        }
-        // Only disconnections are asked for. A child that dies loses its connection first: it is
-        // given the time to be found dead.
-        while let Ok(_event) = monitor.recv_multipart(zmq::DONTWAIT) {
-            self.lost.get_or_insert(Instant::now() + DYING);
         }
         if self.lost.is_some_and(|at| Instant::now() >= at) {
             self.kill("it closed its connection, or sent a message too long");
@@ -683,11 +708,15 @@ impl Child {
             .as_ref()
             .is_some_and(|said| said.kind.is_some_and(|k| k != ErrorKind::Plugin));
         let reason = said.unwrap_or_else(|| {
-            let words = in_words(exit);
-            let why = match (&self.killed, self.last_words.as_str()) {
-                (Some(why), _) => why.clone(),
-                (None, "") => words,
-                (None, last) => format!("{words}: {last}"),
+            let words = match self.last_words.as_str() {
+                "" => in_words(exit),
+                last => format!("{}: {last}", in_words(exit)),
+            };
+            let why = match &self.killed {
+                Some(why) if exit.signal() == Some(SIGKILL) => why.clone(),
+                // It ended before it could be killed for that.
+                Some(why) => format!("{words} ({why})"),
+                None => words,
             };
             NotRunning { why, kind: None }
         });
@@ -723,22 +752,11 @@ impl Child {
 /// A worker's own word that it is not to be started again: `HELD_EXIT` of the SDK, which this crate
 /// does not see.
 const HELD_EXIT: i32 = 69;
+/// What children are killed with.
+const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
 /// How long a child that said what is wrong has to end by itself.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the dead take to be found dead after their sockets closed.
 const DYING: Duration = Duration::from_millis(500);
 /// Turns of [`super::lines::Lines::read`] for what a dead child left in its pipes: a pipe holds one.
 const LAST_TURNS: usize = 3;
-
-/// Hears when the connection is lost.
-fn monitor(socket: &zmq::Socket, token: &str) -> Result<zmq::Socket, zmq::Error> {
-    let endpoint = format!("inproc://monitor-{token}");
-    socket.monitor(
-        &endpoint,
-        i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()),
-    )?;
-    let monitor = context().socket(zmq::PAIR)?;
-    monitor.set_linger(0)?;
-    monitor.connect(&endpoint)?;
-    Ok(monitor)
-}

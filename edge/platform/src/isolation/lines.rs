@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use visualpath_core::Name;
 
@@ -20,7 +20,12 @@ pub struct Budget {
     since: Instant,
     /// Lines that were not told since the last that was.
     swallowed: u64,
+    /// When the last of them came.
+    last: Instant,
 }
+
+/// After so long without a line it is said how many were not told.
+const QUIET: Duration = Duration::from_secs(1);
 
 impl Budget {
     /// A full one.
@@ -29,6 +34,7 @@ impl Budget {
             tokens: BURST,
             since: now,
             swallowed: 0,
+            last: now,
         }
     }
 
@@ -39,10 +45,22 @@ impl Budget {
         self.tokens = (self.tokens + passed * RATE).min(BURST);
         if self.tokens < 1.0 {
             self.swallowed += 1;
+            self.last = now;
             return None;
         }
         self.tokens -= 1.0;
         Some(std::mem::take(&mut self.swallowed))
+    }
+
+    /// Lines that were not told, once no more come: nobody else will say so.
+    pub fn rest(&mut self, now: Instant) -> Option<u64> {
+        self.rest_at().filter(|at| now >= *at)?;
+        Some(std::mem::take(&mut self.swallowed))
+    }
+
+    /// When [`Budget::rest`] has something to say.
+    pub fn rest_at(&self) -> Option<Instant> {
+        (self.swallowed > 0).then(|| self.last + QUIET)
     }
 }
 
@@ -126,10 +144,15 @@ fn tell(line: &mut Vec<u8>, cut: &mut bool, told: &mut impl FnMut(&str)) {
     *cut = false;
 }
 
+/// Says that lines of a child are missing.
+pub fn log_swallowed(extractor: &Name, source: &Name, lines: u64) {
+    tracing::warn!(%extractor, %source, lines, "lines of this worker were not logged: it writes too many");
+}
+
 /// Writes a child's line to the log under its name, at the level it begins with.
 pub fn log_line(extractor: &Name, source: &Name, line: &str, swallowed: u64) {
     if swallowed > 0 {
-        tracing::warn!(%extractor, %source, lines = swallowed, "lines of this worker were not logged: it writes too many");
+        log_swallowed(extractor, source, swallowed);
     }
     let line = line.trim_start();
     let (level, text) = line.split_once(' ').unwrap_or(("", line));
@@ -147,7 +170,6 @@ pub fn log_line(extractor: &Name, source: &Name, line: &str, swallowed: u64) {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::time::Duration;
 
     fn pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -192,5 +214,18 @@ mod tests {
         let told = (0..1000).filter(|_| budget.take(start).is_some()).count();
         assert_eq!(told, 100);
         assert_eq!(budget.take(start + Duration::from_secs(1)), Some(900));
+        assert_eq!(budget.rest_at(), None);
+    }
+
+    #[test]
+    fn how_many_were_not_told_is_said_also_when_no_more_come() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        for _ in 0..150 {
+            budget.take(start);
+        }
+        assert_eq!(budget.rest(start), None, "more may come");
+        assert_eq!(budget.rest(budget.rest_at().unwrap()), Some(50));
+        assert_eq!(budget.rest_at(), None, "once");
     }
 }

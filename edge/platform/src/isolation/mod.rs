@@ -15,11 +15,12 @@ mod fusion;
 mod launcher;
 mod lines;
 mod link;
+mod monitor;
 mod process;
 mod rendezvous;
 mod restarts;
 
-pub use child::{ChildEvent, ChildWorker, JpegEncoder, Pixels, sleep};
+pub use child::{ChildEvent, ChildWorker, Gone, JpegEncoder, Pixels, sleep};
 pub use fusion::{ChildFusion, Patience};
 pub use launcher::{
     ChildHandle, ChildSpec, Facts, Launcher, LauncherError, Life, NotRunning, Program,
