@@ -90,6 +90,11 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
         bell: &bell,
     };
     let mut loaded = build::load(&mut planned, &name, &nursery).map_err(refused)?;
+    if let LaneWorker::Child(child) = &loaded.worker
+        && let Some(gone) = child.gone()
+    {
+        return Err((Exit::Plugin, gone.why.to_string()));
+    }
     let view = loaded.view;
     let mut source = source::open(&SourceOptions::new(name, &alone.uri), build::clock())
         .map_err(|e| wrong(Exit::Source)(&e))?;

@@ -151,16 +151,18 @@ pub fn keys() -> Vec<KeyInfo> {
 }
 
 /// The sections in reading order.
-pub const SECTIONS: [&str; 19] = [
+pub const SECTIONS: [&str; 21] = [
     "",
     "device",
     "isolation",
     "python",
     "source.*",
     "extractor.*",
+    "extractor.*.sandbox",
     "zone.*",
     "path.*",
     "fusion.*",
+    "fusion.*.sandbox",
     "fusion.*.config",
     "fusion.*.config.rule[]",
     "fusion.*.config.test[]",

@@ -59,7 +59,8 @@ pub struct ChildWorker {
     pixels: Pixels,
     /// Beyond this nobody waits for an answer; told to the child.
     deadline_ms: Option<u32>,
-    handle: ChildHandle,
+    /// Until it is told to end.
+    handle: Option<ChildHandle>,
     lives: Receiver<Life>,
     link: Option<Link>,
     facts: Option<Facts>,
@@ -150,7 +151,7 @@ impl ChildWorker {
             merger,
             pixels,
             deadline_ms: None,
-            handle,
+            handle: Some(handle),
             lives,
             link: None,
             facts: None,
@@ -502,9 +503,9 @@ impl ChildWorker {
 
     /// Ends this incarnation; another follows.
     pub fn kill(&mut self, why: &str) {
-        if !self.killed {
+        if let Some(handle) = self.handle.as_ref().filter(|_| !self.killed) {
             self.killed = true;
-            self.handle.kill(why);
+            handle.kill(why);
         }
     }
 
@@ -571,15 +572,30 @@ impl ChildWorker {
 
     /// Tells it to end and gives it so long. The channel closes once it is gone.
     pub fn close(mut self, grace: Duration) -> Receiver<()> {
-        // One that can't be told, or is at work on a frame nobody waits for, is killed.
-        let link = self.link.take().filter(|_| self.doing.is_none());
+        self.end(grace)
+            .unwrap_or_else(|| crossbeam_channel::bounded(0).1)
+    }
+
+    /// `None` if it has been ended before.
+    fn end(&mut self, grace: Duration) -> Option<Receiver<()>> {
+        let handle = self.handle.take()?;
+        // One that can't be told, or is at work on a frame nobody waits for, is killed; the frame
+        // stays leased until it is dead.
+        let frame = self.doing.take().map(|doing| doing.job.frame);
+        let link = self.link.take().filter(|_| frame.is_none());
         let grace = if link.is_some() {
             grace
         } else {
             Duration::ZERO
         };
-        self.handle
-            .stop(grace, || link.is_some_and(|link| link.shutdown().is_ok()))
+        let tell = || link.is_some_and(|link| link.shutdown().is_ok());
+        Some(handle.stop(grace, frame, tell))
+    }
+}
+
+impl Drop for ChildWorker {
+    fn drop(&mut self) {
+        drop(self.end(Duration::ZERO));
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{ModelUse, Name, PluginContext, ViewSpec};
-use visualpath_frames::{PoolSocket, ShareError};
+use visualpath_frames::{Frame, PoolSocket, ShareError};
 use visualpath_protocol::{
     Accepts, ChildHello, ErrorKind, ErrorReport, Extractors, FromChild, FromParent, JsonObject,
     ModelDirs, ParentHello, Ready, Zone,
@@ -140,10 +140,18 @@ enum Ask {
     /// With the reason, for the log.
     Kill(u64, String),
     /// It has been told to end, or must be; killed when the time is up.
-    Stop(u64, Duration, Sender<()>),
+    Stop(u64, Duration, End),
 }
 
 type Tell = Box<dyn FnMut(Life) + Send>;
+
+/// What is let go once a child is reaped, and not before.
+struct End {
+    /// Closes: whoever waits for its end is told.
+    _done: Sender<()>,
+    /// The frame it may still be looking at.
+    _frame: Option<Frame>,
+}
 
 /// Commands that may wait.
 const WAITING: usize = 256;
@@ -200,12 +208,22 @@ impl ChildHandle {
     }
 
     /// Ends it for good: `tell` tells it to shut down (false: it can't be told), and it has so long
-    /// until it is killed. The channel closes once it is reaped.
-    pub fn stop(mut self, grace: Duration, tell: impl FnOnce() -> bool) -> Receiver<()> {
+    /// until it is killed. The channel closes once it is reaped; until then `frame`, which it may
+    /// still be looking at, stays leased.
+    pub fn stop(
+        mut self,
+        grace: Duration,
+        frame: Option<Frame>,
+        tell: impl FnOnce() -> bool,
+    ) -> Receiver<()> {
         self.stopped = true;
         let (done, gone) = bounded(0);
+        let end = End {
+            _done: done,
+            _frame: frame,
+        };
         // First, so that its end is not taken for a death.
-        self.ask(Ask::Stop(self.id, grace, done));
+        self.ask(Ask::Stop(self.id, grace, end));
         if !tell() {
             self.kill("it can't be told to end");
         }
@@ -222,7 +240,11 @@ impl Drop for ChildHandle {
     fn drop(&mut self) {
         if !self.stopped {
             let (done, _) = bounded(0);
-            self.ask(Ask::Stop(self.id, Duration::ZERO, done));
+            let end = End {
+                _done: done,
+                _frame: None,
+            };
+            self.ask(Ask::Stop(self.id, Duration::ZERO, end));
         }
     }
 }
@@ -245,7 +267,7 @@ struct Child {
     budget: Budget,
     /// Its last lines on standard error: what it died with is usually there.
     last_words: String,
-    stopping: Option<(Instant, Sender<()>)>,
+    stopping: Option<(Instant, End)>,
     /// How it ended, if it has.
     exit: Option<ExitStatus>,
     /// Why it was killed by us.
@@ -344,7 +366,7 @@ impl Nursery {
                 self.children.push(child);
             }
             (Ask::Kill(_, why), Some(at)) => self.children[at].kill(&why),
-            (Ask::Stop(_, grace, done), Some(at)) => self.children[at].stop(grace, done),
+            (Ask::Stop(_, grace, end), Some(at)) => self.children[at].stop(grace, end),
             // It is over already.
             (Ask::Kill(..) | Ask::Stop(..), None) => {}
         }
@@ -468,7 +490,7 @@ impl Child {
         }
     }
 
-    fn stop(&mut self, grace: Duration, done: Sender<()>) {
+    fn stop(&mut self, grace: Duration, end: End) {
         let at = Instant::now() + grace;
         if grace.is_zero() || matches!(self.state, State::Starting(_)) {
             // One that is starting can't be told.
@@ -477,7 +499,7 @@ impl Child {
         if self.process().is_none() {
             self.state = State::Over;
         }
-        self.stopping = Some((at, done));
+        self.stopping = Some((at, end));
     }
 
     /// Everything that may have happened.

@@ -188,6 +188,12 @@ fn one_of_each() -> Vec<Record> {
             state: "held".to_owned(),
             why: "silent".to_owned(),
         }),
+        Record::Plugin(PluginRecord {
+            timestamp_ns,
+            source: source.clone(),
+            extractor: extractor.clone(),
+            record: serde_json::Map::from_iter([("mine".to_owned(), 1.into())]),
+        }),
         Record::Observation(ObservationRecord {
             timestamp_ns,
             source: source.clone(),
