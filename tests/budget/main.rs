@@ -165,7 +165,7 @@ fn worker(isolation: Isolation, bell: &Bell, state: &std::path::Path) -> LaneWor
     let spec = ChildSpec::new(context, program);
     let launcher = Launcher::global().unwrap();
     let mut child = ChildWorker::start(launcher, spec, VIEW, Pixels::Slot, merger, bell);
-    let up = child.wait(bell, Some(std::time::Duration::from_secs(60)));
+    let up = child.wait(Some(std::time::Duration::from_secs(60)));
     assert!(matches!(up, Some(ChildEvent::Up(_))), "{up:?}");
     LaneWorker::Child(Box::new(child))
 }

@@ -122,3 +122,24 @@ fn fallback_inline_is_refused_where_there_is_nothing_to_run_inline() {
     assert_eq!(done.code, 3, "{}", done.log);
     assert!(done.log.contains("extractor.x.fallback"), "{}", done.log);
 }
+
+#[test]
+fn a_worker_that_is_dead_costs_no_time() {
+    for (name, toml) in [
+        ("on Hold", "always = { from = 3, act = \"exit\", arg = 69 }"),
+        (
+            "between two starts",
+            "always = { from = 3, act = \"exit\", arg = 1 }",
+        ),
+    ] {
+        let place = Place::new();
+        let text = format!(
+            "[extractor.x]\nplugin = \"scripted\"\ntimeout_ms = 5000\n[extractor.x.config]\n{toml}\n"
+        );
+        let done = run(&place, &text, &[]);
+        assert!(!done.states("x").is_empty(), "{name}: {}", done.log);
+        let seconds = |key: &str| done.summary[key].as_f64().unwrap();
+        let (cpu, wall) = (seconds("cpu_s"), seconds("wall_s"));
+        assert!(cpu < wall / 4.0, "{name}: {cpu} s of CPU in {wall} s");
+    }
+}

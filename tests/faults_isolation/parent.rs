@@ -136,7 +136,9 @@ fn a_worker_that_does_not_end_when_told_to_is_killed_and_does_not_keep_the_other
 fn killed_at_any_moment_the_appliance_takes_its_workers_along_and_the_next_start_tidies_up() {
     let soak = std::env::var_os("VISUALPATH_SOAK").is_some();
     let place = Place::new();
-    place.config(THREE);
+    // One of them sleeps: it does not see that the appliance is gone.
+    let asleep = "[extractor.one.config]\nacts = [{ at = 2, act = \"sleep\" }]";
+    place.config(&THREE.replace("[extractor.one.config]", asleep));
     let mut seed = 0x51ed_2701_9a3c_44b7_u64;
     let (mut pids, mut with_children, mut slowest) = (Vec::new(), 0, Duration::ZERO);
     for round in 0..100 {

@@ -104,7 +104,12 @@ pub fn run_real(text: &str, variant: &Variant) -> (Said, Vec<Value>) {
 /// where they may differ.
 pub fn said(trace: &[Value], exact: bool) -> Said {
     let mut all = Said::new();
-    for record in trace {
+    // Losses are recorded when they happen, which for two frames of one extractor may be in either
+    // order; what fusions are given is in the order of frames.
+    let (mut losses, others): (Vec<_>, Vec<_>) =
+        trace.iter().partition(|r| r["record_type"] == "frame_drop");
+    losses.sort_by_key(|r| r["frame_id"].as_u64());
+    for record in losses.into_iter().chain(others) {
         let kind = record["record_type"].as_str().unwrap_or_default();
         if ![
             "observation",

@@ -214,6 +214,10 @@ impl Random {
         self.next() % n
     }
 
+    fn pick(&mut self, n: u64) -> usize {
+        usize::try_from(self.below(n)).unwrap_or(0)
+    }
+
     /// 0–1.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     fn unit(&mut self) -> f64 {
@@ -240,7 +244,7 @@ impl Random {
             0..6 => Err(ExtractError(format!("told to fail: ü {}", self.next()))),
             6..9 => {
                 let mut nan = plain;
-                let bad = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][self.below(3) as usize];
+                let bad = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][self.pick(3)];
                 nan.signals.set("broken", bad);
                 Ok(vec![nan])
             }
@@ -281,7 +285,7 @@ impl Random {
         let points = self.below(3);
         Object {
             track_id: (self.below(2) == 0).then(|| self.next()),
-            label: ["person", "Coffee cup", "Fußgänger"][self.below(3) as usize].to_owned(),
+            label: ["person", "Coffee cup", "Fußgänger"][self.pick(3)].to_owned(),
             score: self.unit(),
             bbox,
             area: (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]),

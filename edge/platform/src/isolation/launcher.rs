@@ -270,6 +270,8 @@ struct Child {
     stopping: Option<(Instant, End)>,
     /// How it ended, if it has.
     exit: Option<ExitStatus>,
+    /// When that was seen.
+    ended: Option<Instant>,
     /// Why it was killed by us.
     killed: Option<String>,
     /// It closed its connection; if it lives at this time, it is ended.
@@ -359,6 +361,7 @@ impl Nursery {
                     last_words: String::new(),
                     stopping: None,
                     exit: None,
+                    ended: None,
                     killed: None,
                     lost: None,
                 };
@@ -403,7 +406,6 @@ impl Nursery {
 impl Child {
     fn start(&mut self, born: Instant, leaving: &Leaving) {
         self.killed = None;
-        self.lost = None;
         self.last_words.clear();
         match self.begin(leaving) {
             Ok(starting) => self.state = State::Starting(Box::new(starting)),
@@ -455,7 +457,9 @@ impl Child {
         };
         items.extend(monitor.poll_item());
         let pipes = [process.out.descriptor(), process.err.descriptor()];
-        let descriptors = pipes.into_iter().flatten().chain([process.pidfd()]);
+        // Its end is news once.
+        let end = Some(process.pidfd()).filter(|_| self.ended.is_none());
+        let descriptors = pipes.into_iter().flatten().chain(end);
         items.extend(descriptors.map(|fd| zmq::PollItem::from_fd(fd, zmq::POLLIN)));
     }
 
@@ -469,7 +473,9 @@ impl Child {
         let watched = self.killed.is_none() && self.stopping.is_none();
         let lost = self.lost.filter(|_| watched);
         let rest = self.budget.rest_at();
-        own.into_iter().chain(stop).chain(lost).chain(rest).min()
+        let buried = self.ended.map(|at| at + DYING);
+        let all = own.into_iter().chain(stop).chain(lost);
+        all.chain(rest).chain(buried).min()
     }
 
     fn process(&mut self) -> Option<&mut Process> {
@@ -529,7 +535,9 @@ impl Child {
             State::Pausing(until) if now >= *until => self.start(born, leaving),
             _ => {}
         }
-        if let Some(exit) = self.exit.take() {
+        if let Some(exit) = self.exit.take()
+            && self.has_said_all(now)
+        {
             self.bury(born, exit);
         }
     }
@@ -711,6 +719,24 @@ impl Child {
         }
     }
 
+    /// Whether everything it said before it ended is there. Its last message (why its config can't
+    /// be used, the answer about a frame) may be on its way through libzmq's I/O thread when its end
+    /// is seen; that thread tells of the lost connection after it.
+    fn has_said_all(&mut self, now: Instant) -> bool {
+        let connected = match &self.state {
+            State::Starting(s) => s.hello.is_some(),
+            State::Up(..) => true,
+            State::Pausing(_) | State::Hold | State::Over => false,
+        };
+        let since = *self.ended.get_or_insert(now);
+        // A process that it started may keep the connection open.
+        if connected && self.lost.is_none() && now < since + DYING {
+            return false;
+        }
+        self.listen();
+        true
+    }
+
     /// It has ended: the rest of what it wrote, and what next.
     fn bury(&mut self, born: Instant, exit: ExitStatus) {
         // A grandchild may keep the pipes open, so their end is not waited for.
@@ -748,6 +774,8 @@ impl Child {
     fn died(&mut self, born: Instant, up: Option<Duration>, reason: NotRunning, is_final: bool) {
         let (extractor, source) = (self.spec.name.clone(), self.spec.source.clone());
         self.state = State::Over;
+        // Nothing of it is waited for any more.
+        (self.lost, self.ended) = (None, None);
         if self.stopping.is_some() {
             tracing::debug!(%extractor, %source, "worker process ended");
             return;

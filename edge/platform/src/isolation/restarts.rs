@@ -83,7 +83,8 @@ mod tests {
         let mut restarts = Restarts::default();
         let mut longest = Duration::ZERO;
         for n in 0..40 {
-            match restarts.died(s(20.0 * f64::from(n)), Some(s(20.0 * f64::from(n)))) {
+            let now = 20.0 * f64::from(n) + 10.0;
+            match restarts.died(s(now), Some(s(now - 5.0))) {
                 Verdict::After(pause) => longest = longest.max(pause),
                 Verdict::Hold => panic!("death {n}: three a minute"),
             }
