@@ -164,11 +164,11 @@ fn what_only_plugins_and_rules_can_judge_is_told_at_its_line() {
                 &["rule[0].score", "number"],
             ),
             case(
-                "isolation not in this build",
+                "an isolation that the plugin can't have",
                 "isolation = \"inline\"",
-                "isolation = \"process\"",
+                "isolation = \"venv\"",
                 3,
-                &["extractor.person.isolation", "not in this build"],
+                &["extractor.person.isolation", "linked into this program"],
             ),
         ],
     );

@@ -82,7 +82,14 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
     settings.depends.clear();
     settings.gate = None;
     config.extractor.insert(name.clone(), settings);
-    let refused = |e: StartError| (super::exit_of(&e), e.to_string());
+    let refused = |e: StartError| match e {
+        // There is no config to point into: it is the plugin that can't be had so.
+        StartError::Config(faults) => {
+            let told = faults.into_iter().map(|(_, message)| message);
+            (Exit::Plugin, told.collect::<Vec<_>>().join("; "))
+        }
+        e => (super::exit_of(&e), e.to_string()),
+    };
     let mut planned = plan::alone(&config, &registry, &name, &name).map_err(refused)?;
     let bell = Bell::new().map_err(|e| wrong(Exit::Failed)(&e))?;
     let nursery = Nursery {
