@@ -9,10 +9,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use visualpath_core::{
-    Extractor, ExtractorPlugin, Name, PluginContext, PluginError, ViewFormat, ViewSpec,
+    Extractor, ExtractorPlugin, PluginContext, PluginError, ViewFormat, ViewSpec,
 };
 use visualpath_platform::discovery::{self, External, Launch};
 use visualpath_platform::isolation::Program;
@@ -66,6 +67,9 @@ pub enum HostError {
 
 /// Names the stage's program where it is not found by itself.
 const PROGRAM_ENV: &str = "VISUALPATH_WORKER";
+
+/// Counts cgroups, so that no two have one name.
+static LEAVES: AtomicU64 = AtomicU64::new(0);
 
 /// Threads and processes of one worker at most, where there are cgroups.
 const MOST_TASKS: u64 = 512;
@@ -139,7 +143,7 @@ impl<'a> From<&'a FusionWorker> for Rights<'a> {
 #[derive(Debug, Clone)]
 pub struct Host {
     program: PathBuf,
-    state_dir: PathBuf,
+    work_dir: PathBuf,
     model_dirs: Vec<PathBuf>,
 }
 
@@ -152,37 +156,46 @@ impl Host {
         tell_layers();
         Ok(Self {
             program: stage_program()?,
-            state_dir: config.device.state_dir.clone(),
+            work_dir: config.device.state_dir.join("work"),
             model_dirs: crate::pipeline::plan::model_dirs(config),
         })
     }
 
-    /// The program of one worker, to be started again and again.
+    /// With the workers' directories somewhere else: for verbs that try something out.
+    #[must_use]
+    pub fn in_directory(mut self, work_dir: &Path) -> Self {
+        work_dir.clone_into(&mut self.work_dir);
+        self
+    }
+
+    /// The program of one worker, to be started again and again. `place` names its working directory
+    /// and is that of no other.
     ///
     /// # Errors
     /// If it could not be started even once.
     pub fn program(
         &self,
         runs: &Runs,
-        extractor: &Name,
-        source: &Name,
+        place: &str,
         rights: &Rights<'_>,
     ) -> Result<Program, HostError> {
-        let directory = self.directory(extractor, source)?;
+        let directory = self.directory(place)?;
         let policy = self.policy(runs, rights)?;
-        let environment = environment();
+        let environment = environment(matches!(runs, Runs::BuiltIn(_)));
         let (program, runs) = (self.program.clone(), runs.clone());
         let (args, exec) = match runs {
             Runs::BuiltIn(plugin) => (vec!["--plugin".to_owned(), plugin], None),
             Runs::Other { program, args, .. } => (Vec::new(), Some((program, args))),
         };
         let memory = policy.memory_bytes;
-        let leaf = format!("{source}-{extractor}");
+        let place = place.to_owned();
         // Of the incarnation that runs; the one before is removed before the next is made.
         let mut cgroup: Option<WorkerCgroup> = None;
         Ok(Box::new(move |meet| {
             drop(cgroup.take());
             if let Ok(delegation) = cgroups() {
+                // One of a worker that is about to leave may still be there.
+                let leaf = format!("{place}-{}", LEAVES.fetch_add(1, Ordering::Relaxed));
                 let made = delegation.worker(&leaf, memory, MOST_TASKS);
                 cgroup = Some(made.map_err(io::Error::other)?);
             }
@@ -216,11 +229,8 @@ impl Host {
 
     /// The worker's own directory, which stays over restarts: caches that libraries write there are
     /// found again.
-    fn directory(&self, extractor: &Name, source: &Name) -> Result<PathBuf, HostError> {
-        let path = self
-            .state_dir
-            .join("work")
-            .join(format!("{source}.{extractor}"));
+    fn directory(&self, place: &str) -> Result<PathBuf, HostError> {
+        let path = self.work_dir.join(place);
         let failed = |error| HostError::Directory {
             path: path.clone(),
             error,
@@ -288,6 +298,13 @@ pub fn recommended(external: &External) -> config::Isolation {
     }
 }
 
+/// Whether a plugin was registered by the app, and so is not known to the program of workers.
+pub fn is_the_apps(registry: &Registry, plugin: &str) -> bool {
+    let all = registry.extractors();
+    all.iter()
+        .any(|(origin, p)| *origin == Origin::App && p.name() == plugin)
+}
+
 /// What the process of a plugin runs at this isolation; the error is a key of the extractor (or
 /// fusion) and what is wrong with it.
 ///
@@ -339,7 +356,8 @@ pub fn runs<P: ?Sized>(
 
 /// A Python plugin, by `module:Class`; `folder` is where its modules are if not installed.
 pub fn python(interpreter: &Path, kind: &str, entry_point: &str, folder: Option<PathBuf>) -> Runs {
-    let words = ["-m", "visualpath_edge.worker", "--kind", kind];
+    // -I: nothing of the appliance's Python is this one's.
+    let words = ["-I", "-m", "visualpath_edge.worker", "--kind", kind];
     let words = words.into_iter().chain(["--entry-point", entry_point]);
     let mut args: Vec<String> = words.map(str::to_owned).collect();
     let mut read = interpreter_dirs(interpreter);
@@ -354,17 +372,33 @@ pub fn python(interpreter: &Path, kind: &str, entry_point: &str, folder: Option<
     }
 }
 
-/// What an interpreter reads: its venv, and the Python that the venv was made from.
+/// What an interpreter reads: its venv, and the Python that the venv was made from. Never a directory
+/// in which others' things are, such as `/` for `/bin/python3`: the system's own is granted anyway.
 fn interpreter_dirs(interpreter: &Path) -> Vec<PathBuf> {
     let prefix_of = |path: &Path| path.parent().and_then(Path::parent).map(Path::to_path_buf);
     // bin/python of a venv is a link to the one it was made from.
     let real = interpreter.canonicalize().ok();
     let prefixes = [Some(interpreter.to_path_buf()), real];
+    let prefixes = prefixes.into_iter().flatten();
+    let is_python =
+        |prefix: &PathBuf| prefix.join("pyvenv.cfg").is_file() || has_standard_library(prefix);
+    let home = std::env::var_os("HOME").map(PathBuf::from);
     prefixes
-        .into_iter()
-        .flatten()
         .filter_map(|p| prefix_of(&p))
+        .filter(|prefix| prefix.parent().is_some() && Some(prefix) != home.as_ref())
+        .filter(is_python)
         .collect()
+}
+
+/// Whether `lib/python3.*/os.py` is there.
+fn has_standard_library(prefix: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(prefix.join("lib")) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with("python3") && entry.path().join("os.py").is_file()
+    })
 }
 
 /// A plugin that is not linked in, as far as its manifest says.
@@ -454,11 +488,14 @@ const FAMILIES: &[&str] = &[
     "TORCH_",
 ];
 
-fn environment() -> Vec<(String, String)> {
+fn environment(built_in: bool) -> Vec<(String, String)> {
     let known = |name: &str| KNOWN.contains(&name) || FAMILIES.iter().any(|f| name.starts_with(f));
-    let mut variables: Vec<(String, String)> =
-        std::env::vars().filter(|(name, _)| known(name)).collect();
-    if let Some(cache) = cache_home() {
+    let mut variables: Vec<(String, String)> = std::env::vars_os()
+        // One that is no text is none that a worker needs.
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| known(name))
+        .collect();
+    if let Some(cache) = cache_home().filter(|_| built_in) {
         // HOME is the worker's own directory; models and the inference runtime are in the user's.
         let cache = cache.to_string_lossy().into_owned();
         variables.push(("XDG_CACHE_HOME".to_owned(), cache));

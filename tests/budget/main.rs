@@ -151,8 +151,7 @@ fn worker(isolation: Isolation, bell: &Bell, state: &std::path::Path) -> LaneWor
         .unwrap()
         .program(
             &Runs::BuiltIn("bench_glance".to_owned()),
-            &name("x"),
-            &name("cam0"),
+            "cam0.x",
             &Rights::from(&settings),
         )
         .unwrap();

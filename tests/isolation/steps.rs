@@ -36,7 +36,7 @@ fn worker(place: &Place, isolation: Isolation, seed: u64) -> Worker {
     let settings = ExtractorConfig::new("scripted");
     let program = Host::new(&config).unwrap();
     let program = program
-        .program(&runs, &name, &name, &Rights::from(&settings))
+        .program(&runs, name.as_str(), &Rights::from(&settings))
         .unwrap();
     WorkerLauncher::create(spec.with_program(program), isolation).unwrap()
 }

@@ -114,7 +114,10 @@ impl<T> BellSender<T> {
     /// When there was none, or nobody receives any more.
     pub fn send_timeout(&self, item: T, limit: Duration) -> Result<(), SendTimeoutError<T>> {
         let sent = self.tx.send_timeout(item, limit);
-        self.bell.ring();
+        // Nothing was sent: a sleeper that does not want what waits already is left alone.
+        if sent.is_ok() {
+            self.bell.ring();
+        }
         sent
     }
 
@@ -124,7 +127,9 @@ impl<T> BellSender<T> {
     /// When there is none, or nobody receives any more.
     pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         let sent = self.tx.try_send(item);
-        self.bell.ring();
+        if sent.is_ok() {
+            self.bell.ring();
+        }
         sent
     }
 

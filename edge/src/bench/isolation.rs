@@ -280,9 +280,8 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     state.clone_into(&mut config.device.state_dir);
     let host = Host::new(&config)?;
     let settings = ExtractorConfig::new(GLANCE);
-    let source = Name::new("bench")?;
     let start = |runs: &Runs, name: &str, pixels| {
-        let program = host.program(runs, &Name::new(name)?, &source, &Rights::from(&settings))?;
+        let program = host.program(runs, name, &Rights::from(&settings))?;
         Worker::start(program, pixels)
     };
     let rust = Runs::BuiltIn(GLANCE.to_owned());

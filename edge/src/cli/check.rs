@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use visualpath_core::Name;
-use visualpath_platform::{Bell, Registry};
+use visualpath_platform::{Bell, LaneWorker, Registry};
 
 use super::{
     ConfigArgs, complain, exit_of, fail, findings_of, load_options, refuse, say, say_json,
@@ -98,15 +98,30 @@ pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
 
 /// Lets every extractor look at a test picture, where the config wants it to run.
 fn try_plugins(config: &Config, lines: Vec<plan::LinePlan>) -> Result<(), StartError> {
-    let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;
+    let failed = |e: &dyn std::fmt::Display| StartError::Thread(e.to_string());
+    let bell = Bell::new().map_err(|e| failed(&e))?;
+    // Nothing of a trial is left in the appliance's own directories.
+    let work = tempfile::tempdir().map_err(|e| failed(&e))?;
     let nursery = Nursery {
         config,
         bell: &bell,
+        work_dir: Some(work.path()),
     };
     for line in lines {
         for mut planned in line.extractors {
             let mut loaded = build::load(&mut planned, &line.source, &nursery)?;
+            if let LaneWorker::Child(child) = &loaded.worker
+                && let Some(gone) = child.gone()
+            {
+                return Err(StartError::Worker {
+                    extractor: loaded.name,
+                    message: gone.why.to_string(),
+                });
+            }
             build::warm_up(&mut loaded)?;
+        }
+        for path in line.paths {
+            build::try_fusion(&line.source, path, &nursery)?;
         }
     }
     Ok(())

@@ -92,9 +92,12 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
     };
     let mut planned = plan::alone(&config, &registry, &name, &name).map_err(refused)?;
     let bell = Bell::new().map_err(|e| wrong(Exit::Failed)(&e))?;
+    // Nothing of a trial is left in the appliance's own directories.
+    let work = tempfile::tempdir().map_err(|e| wrong(Exit::Failed)(&e))?;
     let nursery = Nursery {
         config: &config,
         bell: &bell,
+        work_dir: Some(work.path()),
     };
     let mut loaded = build::load(&mut planned, &name, &nursery).map_err(refused)?;
     if let LaneWorker::Child(child) = &loaded.worker

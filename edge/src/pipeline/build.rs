@@ -1,5 +1,6 @@
 //! From a plan to running parts: extractors with their models, pools, lanes, fusions.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use visualpath_platform::{
 use super::StartError;
 use super::plan::{Planned, PlannedFusion, PlannedPath};
 use crate::config::{self, Config};
-use crate::workers::{Host, Rights, Runs};
+use crate::workers::{Host, HostError, Rights, Runs};
 
 /// An extractor with its model loaded, and what it says of itself.
 pub struct Loaded {
@@ -42,6 +43,18 @@ pub struct Nursery<'a> {
     pub config: &'a Config,
     /// Wakes the path thread that will own them.
     pub bell: &'a Bell,
+    /// Their working directories, if not in the state directory.
+    pub work_dir: Option<&'a Path>,
+}
+
+impl Nursery<'_> {
+    fn host(&self) -> Result<Host, HostError> {
+        let host = Host::new(self.config)?;
+        Ok(match self.work_dir {
+            Some(work_dir) => host.in_directory(work_dir),
+            None => host,
+        })
+    }
 }
 
 /// Loads an extractor's model, in a process of its own where the config wants it there.
@@ -55,7 +68,14 @@ pub fn load(
 ) -> Result<Loaded, StartError> {
     let loaded = match planned.isolation {
         Isolation::Inline | Isolation::Thread => load_here(planned)?,
-        Isolation::Process | Isolation::Venv => load_in_child(planned, source, nursery)?,
+        Isolation::Process | Isolation::Venv => match load_in_child(planned, source, nursery) {
+            Err(StartError::Worker { message, .. })
+                if planned.settings.fallback == config::Fallback::Inline =>
+            {
+                fall_back(planned, &message)?
+            }
+            loaded => loaded?,
+        },
     };
     planned.view = loaded.view;
     for m in &loaded.models {
@@ -84,6 +104,13 @@ fn load_here(planned: &Planned) -> Result<Loaded, StartError> {
     })
 }
 
+/// What the config wants where a process can't be had.
+fn fall_back(planned: &mut Planned, why: &str) -> Result<Loaded, StartError> {
+    tracing::warn!(extractor = %planned.name, why, "its process can't be had: it runs inline, as `fallback` says");
+    planned.isolation = Isolation::Inline;
+    load_here(planned)
+}
+
 /// Starts the process and waits until it is ready, or has died a first time: then it goes on trying
 /// while the pipeline runs, unless the config has a fallback.
 fn load_in_child(
@@ -96,13 +123,9 @@ fn load_in_child(
         extractor: name.clone(),
         message,
     };
-    let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
-    let program = host.program(
-        &planned.runs,
-        &name,
-        source,
-        &Rights::from(&planned.settings),
-    );
+    let host = nursery.host().map_err(|e| failed(e.to_string()))?;
+    let place = format!("{source}.{name}");
+    let program = host.program(&planned.runs, &place, &Rights::from(&planned.settings));
     let program = program.map_err(|e| failed(e.to_string()))?;
     let spec = ChildSpec {
         source: source.clone(),
@@ -142,9 +165,7 @@ fn load_in_child(
         });
     }
     if planned.settings.fallback == config::Fallback::Inline {
-        tracing::warn!(extractor = %name, why = reason.why, "its process can't be had: it runs inline, as `fallback` says");
-        planned.isolation = Isolation::Inline;
-        return load_here(planned);
+        return fall_back(planned, &reason.why);
     }
     Ok(Loaded {
         name,
@@ -208,11 +229,12 @@ pub fn pool(
 /// Warm-up looks; the first, slow one is not counted.
 const WARM_UPS: usize = 5;
 
-/// Lets an extractor look at a grey picture a few times. Gives the slowest look, nanoseconds.
+/// Lets an extractor look at a grey picture a few times. Gives the slowest look, nanoseconds; `None`
+/// of a process that is not there.
 ///
 /// # Errors
 /// What the extractor says of it.
-pub fn warm_up(loaded: &mut Loaded) -> Result<i64, StartError> {
+pub fn warm_up(loaded: &mut Loaded) -> Result<Option<i64>, StartError> {
     let failed = |message: String| StartError::WarmUp {
         extractor: loaded.name.clone(),
         message,
@@ -241,6 +263,7 @@ pub fn warm_up(loaded: &mut Loaded) -> Result<i64, StartError> {
     match &mut loaded.worker {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => runner
             .warm_up(&frame, WARM_UPS)
+            .map(Some)
             .map_err(|e| failed(e.to_string())),
         LaneWorker::Child(child) => warm_up_child(child, &frame).map_err(failed),
     }
@@ -249,12 +272,12 @@ pub fn warm_up(loaded: &mut Loaded) -> Result<i64, StartError> {
 /// Longest time a process may take for one of its first looks.
 const FIRST_LOOK: Duration = Duration::from_secs(120);
 
-/// The slowest look of a process, the first not counted; 0 if it is not there.
-fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<i64, String> {
+/// The slowest look of a process, the first not counted; `None` if it is not there.
+fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<Option<i64>, String> {
     let mut slowest_ns = 0;
     for look in 0..WARM_UPS {
         if !child.is_up() {
-            return Ok(slowest_ns);
+            return Ok(None);
         }
         let lease = frame.lease(frame.pool().holder(child.name().as_str()));
         // The last one leaves nothing behind that a first real frame would see.
@@ -272,7 +295,7 @@ fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<i64, String> 
                     if let Outcome::Failed(why) = reply.outcome {
                         // A death is not the picture's fault, and it comes again.
                         if !child.is_up() {
-                            return Ok(slowest_ns);
+                            return Ok(None);
                         }
                         return Err(why.to_string());
                     }
@@ -287,7 +310,7 @@ fn warm_up_child(child: &mut ChildWorker, frame: &Frame) -> Result<i64, String> 
         }
     }
     child.forget();
-    Ok(slowest_ns)
+    Ok(Some(slowest_ns))
 }
 
 /// Bounds of `timeout_ms = "auto"`, which is 4 × the slowest warm-up look.
@@ -329,9 +352,11 @@ pub fn lane(
     let settings = &planned.settings;
     let timeout_ns = match settings.timeout_ms.value() {
         Some(ms) => ns(ms),
-        None if pace.realtime => warm_up(&mut loaded)?
-            .saturating_mul(4)
-            .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1),
+        None if pace.realtime => warm_up(&mut loaded)?.map_or(AUTO_TIMEOUT_NS.1, |slowest_ns| {
+            slowest_ns
+                .saturating_mul(4)
+                .clamp(AUTO_TIMEOUT_NS.0, AUTO_TIMEOUT_NS.1)
+        }),
         None => AUTO_TIMEOUT_NS.1,
     };
     let policy = match Config::drop_policy_of(settings, pace.realtime) {
@@ -392,31 +417,73 @@ pub fn path(
     let fusion = match path.fusion {
         PlannedFusion::Here(fusion) => fusion,
         PlannedFusion::Child(runs, context) => {
-            child_fusion(pace, &runs, *context, &path.fusion_settings, nursery)?
+            child_fusion(
+                pace,
+                &spec.name,
+                &runs,
+                *context,
+                &path.fusion_settings,
+                nursery,
+            )?
+            .0
         }
     };
     Ok((spec, fusion))
 }
 
+/// Starts the process of a path's fusion, if it has one, and ends it again.
+///
+/// # Errors
+/// If it can't be started, or dies.
+pub fn try_fusion(
+    source: &Name,
+    path: PlannedPath,
+    nursery: &Nursery<'_>,
+) -> Result<(), StartError> {
+    let PlannedFusion::Child(runs, context) = path.fusion else {
+        return Ok(());
+    };
+    let pace = Pace {
+        source: source.clone(),
+        realtime: false,
+        fps: None,
+    };
+    let fusion = context.name.clone();
+    let settings = &path.fusion_settings;
+    match child_fusion(&pace, &path.name, &runs, *context, settings, nursery)?.1 {
+        Some(died) => Err(StartError::FusionWorker {
+            fusion,
+            message: died.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// How long a file waits for a fusion that died to come again: the longest pause and its start.
 const COMING: Duration = Duration::from_secs(150);
+
+/// Silent this long on a file, a fusion is killed.
+const HANG: Duration = Duration::from_secs(60);
 
 /// Starts a fusion's process and waits until it is ready, or has died a first time.
 fn child_fusion(
     pace: &Pace,
+    path: &Name,
     runs: &Runs,
     context: FusionContext,
     settings: &config::FusionConfig,
     nursery: &Nursery<'_>,
-) -> Result<Box<dyn Fusion>, StartError> {
+) -> Result<(Box<dyn Fusion>, Option<NotRunning>), StartError> {
     let fusion = context.name.clone();
     let failed = |message: String| StartError::FusionWorker {
         fusion: fusion.clone(),
         message,
     };
-    let host = Host::new(nursery.config).map_err(|e| failed(e.to_string()))?;
+    let host = nursery.host().map_err(|e| failed(e.to_string()))?;
     let rights = Rights::from(&settings.worker);
-    let program = host.program(runs, &fusion, &pace.source, &rights);
+    // Each path has a fusion of its own, and an extractor may have its name.
+    let place = format!("{}.{path}.fusion.{fusion}", pace.source);
+    let program = host.program(runs, &place, &rights);
     let program = program.map_err(|e| failed(e.to_string()))?;
     let plugin = PluginContext {
         name: fusion.clone(),
@@ -429,7 +496,11 @@ fn child_fusion(
         ..ChildSpec::new(plugin, program)
     };
     let patience = Patience {
-        answer: Duration::from_millis(settings.worker.timeout_ms),
+        // On a file nothing may depend on how long it takes: only a hang ends it.
+        answer: match pace.realtime {
+            true => Duration::from_millis(settings.worker.timeout_ms),
+            false => HANG,
+        },
         coming: match pace.realtime {
             true => Duration::ZERO,
             false => COMING,
@@ -438,11 +509,11 @@ fn child_fusion(
     let launcher = Launcher::global().map_err(|e| failed(e.to_string()))?;
     let child = ChildFusion::start(launcher, spec, &context.extractors, patience);
     let mut child = child.map_err(|e| failed(e.to_string()))?;
-    let fault = child.wait_until_up().err().and_then(|why| fault_of(&why));
-    match fault {
+    let died = child.wait_until_up().err();
+    match died.as_ref().and_then(fault_of) {
         Some(error) => Err(StartError::Fusion { fusion, error }),
         // One that died comes again, or the log says that it does not.
-        None => Ok(Box::new(child)),
+        None => Ok((Box::new(child), died)),
     }
 }
 

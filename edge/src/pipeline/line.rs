@@ -198,6 +198,7 @@ impl LineMaker {
         let nursery = Nursery {
             config,
             bell: &bell,
+            work_dir: None,
         };
         let reshape = Reshape::prepare(&Shape::default(), plan, &pace, &nursery)?;
         let views = reshape.shape.views();

@@ -253,6 +253,17 @@ fn extractor(
         Found::External(external) => workers::recommended(external),
     };
     let mut isolation = workers::isolation(config.isolation_of(settings, recommended));
+    if isolation == Isolation::Process && workers::is_the_apps(registry, &settings.plugin) {
+        return fault(
+            "isolation",
+            format!(
+                "`{}` is registered by this app, which is not the program that worker processes are \
+                 made of: use \"thread\", or make it a program of its own with \
+                 `visualpath_plugin::main` and a plugin.toml",
+                settings.plugin
+            ),
+        );
+    }
     if let Err(why) = allowed(&found, isolation) {
         return fault("isolation", format!("`{}`: {why}", settings.plugin));
     }

@@ -260,6 +260,7 @@ impl Running {
             let nursery = Nursery {
                 config: new,
                 bell: running.bell(),
+                work_dir: None,
             };
             let reshape = Reshape::prepare(&running.shape, line, &running.pace, &nursery)?;
             if clips {
@@ -335,15 +336,17 @@ impl Running {
                 let made = reshape.made.clone();
                 let named = made.iter().map(|e| format!("{source}/{e}"));
                 reloaded.extractors.extend(named);
+                // Before the path thread can say otherwise.
+                for extractor in &made {
+                    self.forget(&source, extractor);
+                    self.out
+                        .extractor_status(&source, extractor, ExtractorStatus::Running);
+                }
+                let line = &mut self.lines[index];
                 line.reshape(*reshape, slots);
                 let new: Vec<Name> = line.shape.extractors().cloned().collect();
                 for gone in old.iter().filter(|e| !new.contains(e)) {
                     self.forget(&source, gone);
-                }
-                for extractor in made {
-                    self.forget(&source, &extractor);
-                    self.out
-                        .extractor_status(&source, &extractor, ExtractorStatus::Running);
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::StartError;
 use super::build::{self, LaneFacts, Nursery, Pace};
 use super::plan::{LinePlan, Planned};
 use crate::config::{ExtractorConfig, FusionConfig, PathConfig};
+use crate::workers::Runs;
 
 /// What messages say of a path.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +27,10 @@ pub struct LaneKey {
     pub(super) name: Name,
     settings: ExtractorConfig,
     isolation: visualpath_platform::Isolation,
+    /// What its process runs: another interpreter is another worker.
+    runs: Runs,
+    /// The view its plugin declares.
+    view: ViewSpec,
     zones: Vec<Zone>,
     /// The lanes it waits for.
     needs: Vec<usize>,
@@ -247,6 +252,8 @@ fn lane_key(planned: &Planned, slots: &[usize]) -> LaneKey {
         name: planned.name.clone(),
         settings: planned.settings.clone(),
         isolation: planned.isolation,
+        runs: planned.runs.clone(),
+        view: planned.view,
         zones: planned.context.zones.clone(),
         needs: planned.needs.iter().map(|i| slots[*i]).collect(),
     }

@@ -3,11 +3,13 @@
 //! With such lanes the path thread sleeps on their sockets and a bell instead of on its channels;
 //! see [`crate::bell`].
 
+use std::time::{Duration, Instant};
+
 use crossbeam_channel::{Receiver, TryRecvError};
 use visualpath_core::DropReason;
 
 use super::lane::Worker;
-use super::{Captured, Flow, PathSink};
+use super::{Captured, Flow, PathSink, TICK};
 use crate::isolation::{ChildEvent, sleep};
 use crate::worker::Reply;
 
@@ -17,31 +19,41 @@ const AT_ONCE: usize = 32;
 impl<S: PathSink> Flow<S> {
     /// Takes one thing of everything that is there, or sleeps until there is something.
     pub(super) fn turn(&mut self, source: &Receiver<Captured>, now_ns: i64) {
-        if self.look(source) {
+        let any = self.look(source);
+        // After what came meanwhile was heard: this thread may have been busy for long.
+        if self.looked_at.elapsed() >= TICK {
+            self.look_after_children();
+        }
+        if any {
             return;
         }
         let patience = self.patience(now_ns);
         self.bell.arm();
         // Whoever sends something after this look rings.
-        let quiet = self.replies.is_empty() && self.changes.is_empty() && !is_ready(source);
-        let mut slept = false;
-        if quiet {
+        if self.replies.is_empty() && self.changes.is_empty() && !is_ready(source) {
             let lanes = self.children.iter().map(|i| &self.lanes[*i]);
             let items = lanes.filter_map(|lane| match &lane.worker {
                 Worker::Child(child) => child.poll_item(),
                 _ => None,
             });
-            slept = !sleep(&self.bell, items, Some(patience));
+            // What woke it is found at the next turn.
+            sleep(&self.bell, items, Some(patience));
         }
         self.bell.disarm();
-        if slept {
-            self.idle();
-            for k in 0..self.children.len() {
-                let lane = &mut self.lanes[self.children[k]];
-                let hang = std::time::Duration::from_nanos(lane.hang_ns.unsigned_abs());
-                if let Worker::Child(child) = &mut lane.worker {
-                    child.heartbeat(hang);
-                }
+    }
+
+    /// Four times a second: threads that are gone, hung workers of a file, processes that have had
+    /// nothing to say for long. Not after a sleep that nothing broke: there may be none.
+    fn look_after_children(&mut self) {
+        self.looked_at = Instant::now();
+        self.find_gone_threads();
+        self.idle_ns = i64::try_from(self.moved_at.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        self.judge_idle();
+        for k in 0..self.children.len() {
+            let lane = &mut self.lanes[self.children[k]];
+            let hang = Duration::from_nanos(lane.hang_ns.unsigned_abs());
+            if let Worker::Child(child) = &mut lane.worker {
+                child.heartbeat(hang);
             }
         }
     }
@@ -64,15 +76,16 @@ impl<S: PathSink> Flow<S> {
             Err(TryRecvError::Disconnected) => self.changed(None),
             Err(TryRecvError::Empty) => {}
         }
-        // An answer may have taken the room that the source was asked with.
-        if any {
+        // An answer may have taken the room that the source was asked with. Else the source has its
+        // turn, however much the children say.
+        if any && !self.can_take() {
             return true;
         }
         match source.try_recv() {
             Ok(item) => self.came(item),
             // A capture thread that died without a word is an end too.
             Err(TryRecvError::Disconnected) => self.came(Captured::End),
-            Err(TryRecvError::Empty) => return false,
+            Err(TryRecvError::Empty) => return any,
         }
         true
     }
@@ -114,9 +127,11 @@ impl<S: PathSink> Flow<S> {
             let Some(event) = child.event() else {
                 return n > 0;
             };
-            self.idle_ns = 0;
             match event {
-                ChildEvent::Reply(reply) => self.answered(i, reply),
+                ChildEvent::Reply(reply) => {
+                    self.moved();
+                    self.answered(i, reply);
+                }
                 ChildEvent::Trace(record) => self.trace.foreign(&self.lanes[i].name, record),
                 ChildEvent::Up(_) => self.up(i),
                 ChildEvent::Down(why, reply) => self.down(i, &why.why, reply),

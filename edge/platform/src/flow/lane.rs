@@ -167,7 +167,7 @@ impl LaneStats {
 const RECENT: usize = MAX_QUEUE + 2;
 
 /// How long a process has to end by itself.
-const CHILD_GRACE: Duration = Duration::from_secs(2);
+const CHILD_GRACE: Duration = Duration::from_secs(6);
 
 pub(super) struct InFlight {
     pub frame_id: u64,

@@ -21,7 +21,7 @@ mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 use visualpath_core::{
@@ -207,6 +207,10 @@ pub struct Flow<S> {
     stop_deadline_ns: Option<i64>,
     /// Idle waiting without a clock (not realtime), for `hang_ms`.
     idle_ns: i64,
+    /// When a frame or an answer last came, and when that was last looked at; of sources with
+    /// worker processes, whose sleep is broken by other things.
+    moved_at: Instant,
+    looked_at: Instant,
     /// Workers of lanes that were taken away.
     retired: Vec<(Name, Leaving)>,
 }
@@ -259,6 +263,8 @@ impl<S: PathSink> Flow<S> {
             ended: false,
             stop_deadline_ns: None,
             idle_ns: 0,
+            moved_at: Instant::now(),
+            looked_at: Instant::now(),
             retired: Vec::new(),
         };
         for lane in spec.lanes {
@@ -311,7 +317,7 @@ impl<S: PathSink> Flow<S> {
 
     fn replied(&mut self, reply: Option<(Ticket, Reply)>) {
         let Some((ticket, reply)) = reply else { return };
-        self.idle_ns = 0;
+        self.moved();
         if self.lanes[ticket.lane].serial == ticket.serial {
             self.answered(ticket.lane, reply);
         }
@@ -325,8 +331,14 @@ impl<S: PathSink> Flow<S> {
         }
     }
 
-    fn came(&mut self, item: Captured) {
+    /// A frame or an answer came.
+    fn moved(&mut self) {
         self.idle_ns = 0;
+        self.moved_at = Instant::now();
+    }
+
+    fn came(&mut self, item: Captured) {
+        self.moved();
         self.take(item);
     }
 

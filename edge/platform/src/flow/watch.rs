@@ -57,6 +57,14 @@ impl<S: PathSink> Flow<S> {
 
     /// Nothing came for a whole patience. Without a clock this is how a hung worker is found.
     pub(super) fn idle(&mut self) {
+        self.find_gone_threads();
+        self.idle_ns = self
+            .idle_ns
+            .saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
+        self.judge_idle();
+    }
+
+    pub(super) fn find_gone_threads(&mut self) {
         for i in 0..self.lanes.len() {
             if !self.lanes[i].held
                 && matches!(&self.lanes[i].worker, Worker::Thread(t) if t.is_gone())
@@ -64,12 +72,13 @@ impl<S: PathSink> Flow<S> {
                 self.hold(i, "its thread is gone");
             }
         }
+    }
+
+    /// Not realtime: who has had a frame for as long as nothing has happened at all?
+    pub(super) fn judge_idle(&mut self) {
         if self.realtime {
             return;
         }
-        self.idle_ns = self
-            .idle_ns
-            .saturating_add(i64::try_from(TICK.as_nanos()).unwrap_or(i64::MAX));
         for i in 0..self.lanes.len() {
             let lane = &mut self.lanes[i];
             if lane.in_flight.is_some() && self.idle_ns >= lane.hang_ns {

@@ -75,12 +75,45 @@ pub struct ChildWorker {
     pinged: Option<(u64, Instant)>,
     heard: Instant,
     killed: bool,
+    /// Of the incarnation whose link this is.
+    pid: Option<u32>,
     log: Budget,
     scratch: Vec<u8>,
     /// The message of the last frame, to be used again.
     asked: Option<Box<Extract>>,
+    flood: Flood,
     /// Answers to nothing in flight.
     strays: u64,
+}
+
+/// Messages of one child taken before others have their turn.
+pub(super) const AT_ONCE: usize = 32;
+/// Why one that says too much is ended.
+pub(super) const TOO_MUCH: &str = "it sends more messages than any worker has reason to";
+
+/// Counts the messages of a second.
+#[derive(Debug, Default)]
+pub(super) struct Flood {
+    since: Option<Instant>,
+    messages: u32,
+}
+
+impl Flood {
+    /// Messages in a second that no frame rate explains.
+    const MOST: u32 = 20_000;
+
+    /// Counts one more. Whether there were too many.
+    pub fn is_one(&mut self, now: Instant) -> bool {
+        let new = self
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1));
+        if new {
+            self.since = Some(now);
+            self.messages = 0;
+        }
+        self.messages += 1;
+        self.messages > Self::MOST
+    }
 }
 
 /// A child that is not there.
@@ -163,9 +196,11 @@ impl ChildWorker {
             pinged: None,
             heard: now,
             killed: false,
+            pid: None,
             log: Budget::new(now),
             scratch: Vec::new(),
             asked: None,
+            flood: Flood::default(),
             strays: 0,
         }
     }
@@ -356,7 +391,8 @@ impl ChildWorker {
 
     /// What has happened, one thing at a time; `None` when nothing has.
     pub fn event(&mut self) -> Option<ChildEvent> {
-        loop {
+        // One that says more than this in between is heard on at the next call.
+        for _ in 0..AT_ONCE {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
@@ -376,6 +412,7 @@ impl ChildWorker {
                 Err(_) => return self.events.pop_front(),
             }
         }
+        None
     }
 
     fn lived(&mut self, life: Life) -> ChildEvent {
@@ -383,6 +420,11 @@ impl ChildWorker {
             Life::Up(link, facts) => {
                 self.link = Some(*link);
                 self.gone = None;
+                // One that could not say so before. A pool without that view has it made beside.
+                if let Some(view) = facts.input {
+                    self.view = view;
+                }
+                self.pid = Some(facts.pid);
                 self.facts = Some(facts.clone());
                 self.killed = false;
                 self.pinged = None;
@@ -418,6 +460,9 @@ impl ChildWorker {
 
     fn said(&mut self, Envelope { id, message }: Envelope<FromChild>) -> Option<ChildEvent> {
         self.heard = Instant::now();
+        if self.flood.is_one(self.heard) {
+            self.kill(TOO_MUCH);
+        }
         match message {
             FromChild::Log(log) => {
                 if let Some(swallowed) = self.log.take(self.heard) {
@@ -468,6 +513,12 @@ impl ChildWorker {
                 let outcome = self.observed(&meta, seen);
                 self.done(doing, outcome);
             }
+            // It would be offered frames of a pool that it does not have.
+            (Step::Pool, FromChild::Error(e)) => {
+                let why = format!("it can't map a frame pool: {}", e.error);
+                self.doing = Some(doing);
+                self.kill(&why);
+            }
             (_, FromChild::Error(e)) => {
                 if let Some(traceback) = &e.traceback
                     && self.log.take(self.heard).is_some()
@@ -505,7 +556,7 @@ impl ChildWorker {
     pub fn kill(&mut self, why: &str) {
         if let Some(handle) = self.handle.as_ref().filter(|_| !self.killed) {
             self.killed = true;
-            handle.kill(why);
+            handle.kill(self.pid, why);
         }
     }
 

@@ -30,7 +30,9 @@ pub struct Patience {
 pub struct ChildFusion {
     spec_name: visualpath_core::Name,
     source: visualpath_core::Name,
-    handle: ChildHandle,
+    /// Until it is told to end.
+    handle: Option<ChildHandle>,
+    pid: Option<u32>,
     lives: Receiver<Life>,
     bell: Bell,
     link: Option<Link>,
@@ -67,7 +69,8 @@ impl ChildFusion {
         Ok(Self {
             spec_name,
             source,
-            handle,
+            handle: Some(handle),
+            pid: None,
             lives,
             bell,
             link: None,
@@ -96,7 +99,8 @@ impl ChildFusion {
 
     fn lived(&mut self, life: Life) {
         match life {
-            Life::Up(link, _) => {
+            Life::Up(link, facts) => {
+                self.pid = Some(facts.pid);
                 self.link = Some(*link);
                 self.down = None;
             }
@@ -146,6 +150,11 @@ impl ChildFusion {
         };
         let until = Instant::now() + self.patience.answer;
         loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let limit = self.patience.answer.as_millis();
+                return Err(self.end_it(&format!("no answer within {limit} ms")));
+            }
             let Some(link) = &mut self.link else {
                 let why = self.down.as_deref().unwrap_or_default();
                 return Err(format!("the fusion's process died: {why}"));
@@ -164,15 +173,6 @@ impl ChildFusion {
                     _ => {}
                 },
                 Ok(None) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        let limit = self.patience.answer.as_millis();
-                        let why = format!("no answer within timeout_ms = {limit}");
-                        self.handle.kill(why.clone());
-                        self.link = None;
-                        self.down = Some(why.clone());
-                        return Err(why);
-                    }
                     self.bell.arm();
                     if self.lives.is_empty() {
                         let items = self.link.as_ref().map(Link::poll_item);
@@ -199,11 +199,17 @@ impl ChildFusion {
     }
 
     fn broken(&mut self, error: &LinkError) -> String {
-        let why = error.to_string();
-        self.handle.kill(why.clone());
+        self.end_it(&error.to_string())
+    }
+
+    /// This incarnation can't be spoken with any more.
+    fn end_it(&mut self, why: &str) -> String {
+        if let Some(handle) = &self.handle {
+            handle.kill(self.pid, why);
+        }
         self.link = None;
-        self.down = Some(why.clone());
-        why
+        self.down = Some(why.to_owned());
+        why.to_owned()
     }
 }
 
@@ -215,11 +221,7 @@ impl Fusion for ChildFusion {
         };
         let result = answer.and_then(|message| match message {
             FromChild::Result(answer) => FusionResult::try_from(answer).map_err(|e| e.to_string()),
-            _ => {
-                self.handle
-                    .kill("it broke the protocol: a wrong kind of answer");
-                Err("a wrong kind of answer".to_owned())
-            }
+            _ => Err(self.end_it("it broke the protocol: a wrong kind of answer")),
         });
         result.unwrap_or_else(|why| {
             if self.log.take(Instant::now()).is_some() {
@@ -237,6 +239,26 @@ impl Fusion for ChildFusion {
         if let Err(why) = self.ask(&FromParent::Reset(Nothing {})) {
             let fusion = &self.spec_name;
             tracing::warn!(%fusion, source = %self.source, why, "fusion could not be reset");
+        }
+    }
+}
+
+/// How long it has to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Drop for ChildFusion {
+    fn drop(&mut self) {
+        let link = self.link.take();
+        let grace = if link.is_some() {
+            GRACE
+        } else {
+            Duration::ZERO
+        };
+        if let Some(handle) = self.handle.take() {
+            // Its end is the launcher's to see.
+            drop(handle.stop(grace, None, || {
+                link.is_some_and(|link| link.shutdown().is_ok())
+            }));
         }
     }
 }

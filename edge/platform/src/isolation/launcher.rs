@@ -25,6 +25,7 @@ use visualpath_protocol::{
 
 use crate::bell::{Bell, BellSender, NoBell};
 
+use super::child::{AT_ONCE, Flood, TOO_MUCH};
 use super::lines::{Budget, log_line, log_swallowed};
 use super::link::{Link, LinkError};
 use super::monitor::{Leaving, Monitor};
@@ -137,8 +138,8 @@ pub struct Launcher {
 
 enum Ask {
     Start(u64, Box<ChildSpec>, Tell),
-    /// With the reason, for the log.
-    Kill(u64, String),
+    /// Of the incarnation with this process number, or whichever it is; with the reason.
+    Kill(u64, Option<u32>, String),
     /// It has been told to end, or must be; killed when the time is up.
     Stop(u64, Duration, End),
 }
@@ -202,9 +203,10 @@ pub struct ChildHandle {
 }
 
 impl ChildHandle {
-    /// Kills it; it is started again after its pause.
-    pub fn kill(&self, why: impl Into<String>) {
-        self.ask(Ask::Kill(self.id, why.into()));
+    /// Kills it; it is started again after its pause. With `pid`, only if it still is that process:
+    /// whoever asks may not know yet that it died and came again.
+    pub fn kill(&self, pid: Option<u32>, why: impl Into<String>) {
+        self.ask(Ask::Kill(self.id, pid, why.into()));
     }
 
     /// Ends it for good: `tell` tells it to shut down (false: it can't be told), and it has so long
@@ -225,7 +227,7 @@ impl ChildHandle {
         // First, so that its end is not taken for a death.
         self.ask(Ask::Stop(self.id, grace, end));
         if !tell() {
-            self.kill("it can't be told to end");
+            self.kill(None, "it can't be told to end");
         }
         gone
     }
@@ -294,6 +296,7 @@ struct Starting {
     /// Until it has said hello.
     place: Option<Rendezvous>,
     hello: Option<ChildHello>,
+    flood: Flood,
     deadline: Instant,
     /// What it said went wrong.
     error: Option<NotRunning>,
@@ -347,7 +350,7 @@ impl Nursery {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let (Ask::Start(id, ..) | Ask::Kill(id, _) | Ask::Stop(id, ..)) = &ask;
+        let (Ask::Start(id, ..) | Ask::Kill(id, ..) | Ask::Stop(id, ..)) = &ask;
         let at = self.children.iter().position(|c| c.id == *id);
         match (ask, at) {
             (Ask::Start(id, spec, tell), _) => {
@@ -368,7 +371,13 @@ impl Nursery {
                 child.start(self.born, &self.leaving);
                 self.children.push(child);
             }
-            (Ask::Kill(_, why), Some(at)) => self.children[at].kill(&why),
+            (Ask::Kill(_, pid, why), Some(at)) => {
+                let child = &mut self.children[at];
+                let is = child.process().map(|p| p.pid());
+                if pid.is_none() || pid == is {
+                    child.kill(&why);
+                }
+            }
             (Ask::Stop(_, grace, end), Some(at)) => self.children[at].stop(grace, end),
             // It is over already.
             (Ask::Kill(..) | Ask::Stop(..), None) => {}
@@ -441,6 +450,7 @@ impl Child {
             monitor,
             place: Some(place),
             hello: None,
+            flood: Flood::default(),
             deadline: Instant::now() + self.spec.start_timeout,
             error: None,
         })
@@ -465,11 +475,13 @@ impl Child {
 
     fn deadline(&self) -> Option<Instant> {
         let own = match &self.state {
-            State::Starting(s) => Some(s.deadline),
+            State::Starting(s) => Some(s.deadline).filter(|_| self.killed.is_none()),
             State::Pausing(until) => Some(*until),
             State::Up(..) | State::Hold | State::Over => None,
         };
+        // Nothing is left to do about one that is killed but to wait for its end.
         let stop = self.stopping.as_ref().map(|(at, _)| *at);
+        let stop = stop.filter(|_| self.killed.is_none());
         let watched = self.killed.is_none() && self.stopping.is_none();
         let lost = self.lost.filter(|_| watched);
         let rest = self.budget.rest_at();
@@ -572,7 +584,8 @@ impl Child {
 
     /// The handshake.
     fn listen(&mut self) {
-        loop {
+        // What else it says is heard at the next turn: the others have theirs.
+        for _ in 0..AT_ONCE {
             let State::Starting(starting) = &mut self.state else {
                 return;
             };
@@ -581,12 +594,17 @@ impl Child {
                 Ok(Some(envelope)) => envelope,
                 Err(e) => return self.kill(&e.to_string()),
             };
+            if starting.flood.is_one(Instant::now()) {
+                return self.kill(TOO_MUCH);
+            }
             let done = match (envelope.message, &starting.hello) {
                 (FromChild::Hello(hello), None) => self.greet(hello),
                 (FromChild::Progress(progress), Some(_)) => {
                     starting.deadline = Instant::now() + self.spec.start_timeout;
-                    let (extractor, source) = (&self.spec.name, &self.spec.source);
-                    tracing::info!(%extractor, %source, percent = progress.percent, "{}", progress.text);
+                    if let Some(swallowed) = self.budget.take(Instant::now()) {
+                        let line = format!("{:.0} %: {}", progress.percent, progress.text);
+                        log_line(&self.spec.name, &self.spec.source, &line, swallowed);
+                    }
                     Ok(())
                 }
                 (FromChild::Ready(ready), Some(_)) => return self.up(ready),

@@ -1,3 +1,0 @@
-from visualpath.backends.protocols import DetectionBackend, DetectionResult
-
-__all__ = ["DetectionBackend", "DetectionResult"]

@@ -1,3 +1,0 @@
-from visualpath_edge.base import Module
-
-__all__ = ["Module"]
