@@ -93,8 +93,16 @@ fn is_rich(trace: &[Value]) {
     assert!(of(trace, "observation").filter(several).count() > 20);
     let none = |r: &&Value| r["observations"].as_array().is_some_and(Vec::is_empty);
     assert!(of(trace, "observation").filter(none).count() > 20);
-    let resets = of(trace, "observation").filter(|r| r["signals"]["seen"] == 1.0);
-    assert!(resets.count() > 3, "resets: gaps and starts");
+    // `c` never panics; after the first gap it counts anew.
+    let after_gap = of(trace, "observation").filter(|r| {
+        let in_time = r["frame_id"]
+            .as_u64()
+            .is_some_and(|id| (90..120).contains(&id));
+        in_time && r["source"] == "left" && r["extractor"] == "c"
+    });
+    let seen = after_gap.filter_map(|r| r["signals"]["seen"].as_f64());
+    let seen = seen.fold(0.0, f64::max);
+    assert!((1.0..=30.0).contains(&seen), "reset at a gap: {seen}");
     let zones = of(trace, "observation").any(|r| r["signals"]["count@corner"].as_f64() > Some(0.0));
     assert!(zones, "zones");
     assert!(of(trace, "frame").any(|r| r["outcomes"][2]["outcome"] == "skipped"));
