@@ -11,10 +11,11 @@ use crate::variants::{INLINE, OTHERS, Said, assert_same, run_here, run_real, sai
 
 /// Two sources (one with gaps so long that extractors are reset), random answers, errors, panics,
 /// signals that are no numbers; one that depends, one behind a gate that reads another, one with a
-/// rate; every kind of view.
+/// rate; every kind of view. (A gap is told in pieces; only a piece of more than 5 s is a long one,
+/// so a picture every 5 s.)
 const SCRIPTED: &str = r#"
 [source.left]
-uri = "synthetic:?width=160&height=120&fps=4&frames=FRAMES&gap_every=90&gap_frames=30"
+uri = "synthetic:?width=160&height=120&fps=0.2&frames=FRAMES&gap_every=90&gap_frames=30"
 realtime = false
 [source.right]
 uri = "synthetic:?width=98&height=70&fps=5&frames=150&format=rgb&seed=3"
