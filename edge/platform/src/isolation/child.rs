@@ -291,6 +291,9 @@ impl ChildWorker {
             Err(StepError::Link(e)) if e.is_harmless() => {
                 self.done(doing, Outcome::Failed(e.to_string().into()));
             }
+            // The launcher hears of that too, and gives it the time to be found dead of what it died
+            // of.
+            Err(StepError::Link(LinkError::Gone)) => self.doing = Some(doing),
             Err(StepError::Link(e)) => {
                 // Its death answers for the frame.
                 self.doing = Some(doing);

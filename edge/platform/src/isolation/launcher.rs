@@ -676,8 +676,15 @@ impl Child {
             model_dirs: Some(ModelDirs(dirs.collect())),
             extractors: spec.extractors.clone(),
         };
-        let sent = starting.link.request(&FromParent::Hello(answer), None);
-        sent.map_err(|e| e.to_string())?;
+        match starting.link.request(&FromParent::Hello(answer), None) {
+            Ok(_) => {}
+            // It is given the time to be found dead.
+            Err(LinkError::Gone) => {
+                self.lost.get_or_insert(Instant::now() + DYING);
+                return Ok(());
+            }
+            Err(e) => return Err(e.to_string()),
+        }
         starting.link.speak(agreed.codec);
         starting.hello = Some(hello);
         Ok(())
