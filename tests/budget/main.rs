@@ -166,6 +166,8 @@ fn worker(isolation: Isolation, bell: &Bell, state: &std::path::Path) -> LaneWor
     let mut child = ChildWorker::start(launcher, spec, VIEW, Pixels::Slot, merger, bell);
     let up = child.wait(Some(std::time::Duration::from_secs(60)));
     assert!(matches!(up, Some(ChildEvent::Up(_))), "{up:?}");
+    // It declares another view; what counts here is the one that the pool has.
+    child.set_view(VIEW);
     LaneWorker::Child(Box::new(child))
 }
 
