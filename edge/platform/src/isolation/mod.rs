@@ -12,7 +12,9 @@
 
 mod child;
 mod fusion;
+mod handshake;
 mod launcher;
+mod life;
 mod lines;
 mod link;
 mod monitor;
