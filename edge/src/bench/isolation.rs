@@ -19,7 +19,7 @@ use visualpath_platform::isolation::{
 use visualpath_platform::{Bell, Job, Merger};
 
 use super::handoff::{Glance, PACED, SIZES, TRIPS, duel, frame, row};
-use super::{Options, Row, median};
+use super::{Options, Row, Samples, median};
 use crate::config::{Config, ExtractorConfig};
 use crate::pipeline::build;
 use crate::workers::{Host, Rights, Runs};
@@ -329,6 +329,50 @@ fn kinds(options: &Options, state: &std::path::Path) -> anyhow::Result<Vec<Kind>
     Ok(kinds)
 }
 
+/// One more who looks at a view that another has already had made: a lease, and the look.
+fn subscriber() -> anyhow::Result<Row> {
+    let pool = pool(1280, 720)?;
+    let spec = ViewSpec {
+        format: ViewFormat::Grey,
+        ..VIEW
+    };
+    let pool = FramePool::memfd(
+        &PoolSpec {
+            pool_id: 1,
+            slots: 2,
+            native: *pool.layout().native(),
+            views: vec![spec],
+        },
+        Arc::new(Converter::new()),
+    )?;
+    let frame = frame(&pool, 1, 0)?;
+    let id = pool.view_id(&spec);
+    let id = id.ok_or_else(|| anyhow::anyhow!("the pool has no such view"))?;
+    std::hint::black_box(frame.view(id)?.pixels.first());
+    let holder = pool.holder("extra");
+    let mut samples = Samples::default();
+    for _ in 0..TRIPS {
+        let started = Instant::now();
+        let lease = frame.lease(holder);
+        std::hint::black_box(lease.view(id)?.pixels.first());
+        drop(lease);
+        samples.add(started.elapsed());
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a count")]
+    let copies = pool.stats().copies as f64;
+    Ok(Row {
+        width: Some(1280),
+        height: Some(720),
+        copies: Some(copies),
+        ..row(
+            "extra subscriber of a view 1280x720".to_owned(),
+            &samples,
+            "inline",
+            "none",
+        )
+    })
+}
+
 const HOWS: [(&str, Option<Duration>); 2] = [
     ("back to back", None),
     ("30/s", Some(Duration::from_nanos(33_333_333))),
@@ -396,6 +440,7 @@ pub fn rows(options: &Options) -> anyhow::Result<Vec<Row>> {
             });
         }
     }
+    rows.push(subscriber()?);
     for kind in kinds {
         rows.push(Row {
             isolation: Some(kind.isolation),
