@@ -202,6 +202,8 @@ pub struct Flow<S> {
     dequeued_ns: i64,
     /// The newest frame taken over.
     last_frame: Option<u64>,
+    /// Since when no frame has come, if pictures were lost since.
+    gap_since_ns: Option<i64>,
     ended: bool,
     /// Set once stopping.
     stop_deadline_ns: Option<i64>,
@@ -260,6 +262,7 @@ impl<S: PathSink> Flow<S> {
             serial: 0,
             dequeued_ns: 0,
             last_frame: None,
+            gap_since_ns: None,
             ended: false,
             stop_deadline_ns: None,
             idle_ns: 0,
@@ -365,7 +368,9 @@ impl<S: PathSink> Flow<S> {
             Captured::Frame(frame) => self.offer(&frame),
             Captured::Gap { from_ns, to_ns } => {
                 self.aligner.gap(from_ns, to_ns);
-                if to_ns.saturating_sub(from_ns) > LONG_GAP_NS {
+                // A source tells of a long one in pieces.
+                let since_ns = *self.gap_since_ns.get_or_insert(from_ns);
+                if to_ns.saturating_sub(since_ns) > LONG_GAP_NS {
                     self.reset_extractors();
                 }
             }
@@ -398,6 +403,7 @@ impl<S: PathSink> Flow<S> {
         self.stats.frames.fetch_add(1, Ordering::Relaxed);
         self.dequeued_ns = self.now_ns();
         self.last_frame = Some(meta.frame_id);
+        self.gap_since_ns = None;
         self.trace.tick(meta.t_ns);
         let unix_ns = (self.unix_ns)(meta.t_ns);
         self.aligner

@@ -500,3 +500,57 @@ fn live_a_gate_on_a_slow_extractor_holds_no_frame_and_opens_on_its_last_word() {
     finish(s);
     assert_eq!(pool.available(), 16);
 }
+
+/// Counts how often it was reset.
+struct Forgetful(Arc<std::sync::atomic::AtomicU64>);
+
+impl Extractor for Forgetful {
+    fn extract(
+        &mut self,
+        _: &FrameView<'_>,
+        _: &[Observation],
+    ) -> Result<Vec<Observation>, ExtractError> {
+        Ok(Vec::new())
+    }
+
+    fn reset(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_long_gap_told_in_pieces_resets_extractors_and_short_ones_with_frames_between_do_not() {
+    const S: i64 = 1_000_000_000;
+    let resets = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = Arc::clone(&resets);
+    let factory = move || Ok(Box::new(Forgetful(Arc::clone(&counted))) as Box<dyn Extractor>);
+    let merger = Merger::new(name("x"), vec![]);
+    let runner = Runner::new(name("x"), ViewSpec::default(), merger, Box::new(factory)).unwrap();
+    let spec = LaneSpec {
+        worker: LaneWorker::local(runner, Isolation::Inline),
+        ..lane(
+            "x",
+            LaneOpts {
+                policy: DropPolicy::None,
+                ..opts(honest, Isolation::Inline)
+            },
+        )
+    };
+    let pool = pool();
+    let s = start(vec![spec], false, Arc::new(ManualClock::default()));
+    let gap = |from_ns, to_ns| Captured::Gap { from_ns, to_ns };
+    s.captured.send(Captured::Frame(frame(&pool, 0))).unwrap();
+    for piece in 0..4 {
+        s.captured.send(gap(piece * S, (piece + 1) * S)).unwrap();
+        s.captured
+            .send(Captured::Frame(frame(&pool, 1 + piece as u64)))
+            .unwrap();
+    }
+    for piece in 4..12 {
+        s.captured.send(gap(piece * S, (piece + 1) * S)).unwrap();
+    }
+    s.captured.send(Captured::Frame(frame(&pool, 5))).unwrap();
+    s.captured.send(Captured::End).unwrap();
+    finish(s);
+    assert_eq!(resets.load(Ordering::SeqCst), 1);
+}
