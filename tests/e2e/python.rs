@@ -302,8 +302,78 @@ class Bad:
             return [Observation(source="bad", frame_id=frame_id, t_ns=0, signals={"x": float("nan")})]
         if self.how == "die" and frame_id == 3:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "stop" and frame_id == 3:
+            os.kill(os.getpid(), signal.SIGSTOP)
         return []
 "#;
+
+/// One rule over `good`, which never fires.
+const NEVER: &str = r#"
+[fusion.f]
+plugin = "rules"
+[[fusion.f.config.rule]]
+label = "never"
+when = "good.blur < 0.0"
+clip = false
+"#;
+
+#[test]
+fn on_a_file_a_worker_that_hangs_is_ended_by_hang_ms_and_no_other_frame_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = "[visualpath.extractors]\nbad = bads:Bad\n";
+    let venv = venv(dir.path(), "bads", BAD, entry);
+    let rest = format!(
+        "\n[source.cam]\nuri = \"synthetic:?frames=40&width=320&height=240\"\nrealtime = false\n\
+         [extractor.good]\nplugin = \"quality\"\n\
+         [extractor.stop]\nplugin = \"bad\"\nvenv = {:?}\nhang_ms = 1000\n{}\nconfig = {{ how = \"stop\" }}\n\
+         [path.p]\nsource = \"cam\"\nextractors = [\"good\", \"stop\"]\nfusion = \"f\"\n{NEVER}",
+        venv.display().to_string(),
+        read()
+    );
+    let file = write(dir.path(), &rest);
+    let out = run(dir.path(), &["run", "--json", "-c", &file]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let seen = serde_json::json!({"good": 40, "stop": 39});
+    assert_eq!(summary(&out)["observations"], seen, "{}", out.stderr);
+    assert!(out.stderr.contains("silent past hang_ms"), "{}", out.stderr);
+}
+
+#[test]
+fn validate_with_plugins_refuses_one_whose_process_can_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = "[visualpath.extractors]\nbad = broken:Bad\n";
+    let venv = venv(
+        dir.path(),
+        "broken",
+        "import there_is_no_such_module\n",
+        entry,
+    );
+    let rest = format!(
+        "\n[source.cam]\nuri = \"synthetic:\"\n[extractor.good]\nplugin = \"quality\"\n\
+         [extractor.bad]\nplugin = \"bad\"\nvenv = {:?}\n{}\n\
+         [path.p]\nsource = \"cam\"\nextractors = [\"good\", \"bad\"]\nfusion = \"f\"\n{NEVER}",
+        venv.display().to_string(),
+        read()
+    );
+    let file = write(dir.path(), &rest);
+    let out = run(dir.path(), &["validate", "-c", &file]);
+    assert_eq!(
+        out.code, 0,
+        "without --plugins nothing is started: {}",
+        out.stderr
+    );
+    let out = run(dir.path(), &["validate", "--plugins", "-c", &file]);
+    assert_eq!(out.code, 6, "{}\n{}", out.stdout, out.stderr);
+    assert!(
+        out.stderr.contains("extractor.bad") && out.stderr.contains("there_is_no_such_module"),
+        "{}",
+        out.stderr
+    );
+    assert!(
+        !dir.path().join("state/work").exists(),
+        "a trial leaves nothing"
+    );
+}
 
 #[test]
 fn what_goes_wrong_in_python_is_told_and_ends_nothing_else() {

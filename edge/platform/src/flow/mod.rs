@@ -17,6 +17,7 @@ mod change;
 mod children;
 mod lane;
 mod late;
+mod settle;
 mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,14 +30,14 @@ use visualpath_core::{
 };
 use visualpath_frames::Frame;
 
-use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec, Settled};
+use crate::aligner::{Aligner, MAX_EXTRACTORS, PathSpec};
 use crate::bell::{Bell, BellSender};
 use crate::depends::{Deps, Resolved, Verdict};
 use crate::limiter::{Admitted, DropPolicy};
 use crate::trace::FlowTrace;
 use crate::worker::{Job, Leaving, Reply, SpawnError, Ticket};
 
-use change::{Fused, guarded};
+use change::Fused;
 use lane::{InFlight, Lane, Worker};
 pub use lane::{LaneGate, LaneSpec, LaneStats, LaneWorker, Skip};
 use late::Answer;
@@ -634,69 +635,6 @@ impl<S: PathSink> Flow<S> {
         }
         let how = new.as_ref().map_or(Resolved::Lost, Resolved::Observed);
         self.resolve(i, frame_id, how);
-    }
-
-    fn settle(&mut self, now_ns: i64) {
-        let Self {
-            aligner,
-            fusions,
-            sink,
-            stats,
-            clock,
-            realtime,
-            trace,
-            ..
-        } = self;
-        let read = || if *realtime { clock.now_ns() } else { 0 };
-        aligner.settle(now_ns, |path, settled| {
-            let Some(fused) = fusions.get_mut(path) else {
-                return;
-            };
-            let settled_ns = read();
-            let mut times = Times {
-                dequeued_ns: 0,
-                settled_ns,
-                fused_ns: 0,
-            };
-            let (name, input, result) = match settled {
-                Settled::Input(input, dequeued_ns) => {
-                    let Some((name, fusion)) = &mut fused.now else {
-                        return;
-                    };
-                    let result = guarded(stats, name, fusion, |f| f.update(input));
-                    times.dequeued_ns = dequeued_ns;
-                    times.fused_ns = read();
-                    match &result {
-                        Some(result) => trace.fused(name, &input, result, &times),
-                        None => trace.fusion_panicked(name, &input),
-                    }
-                    (&*name, input, result)
-                }
-                Settled::Replaced { t_ns } => {
-                    let name_of =
-                        |f: &Option<(Name, Box<dyn Fusion>)>| f.as_ref().map(|f| f.0.clone());
-                    let (old, new) = (name_of(&fused.now), name_of(&fused.next));
-                    let taken_over = old.is_some() && old == new;
-                    let result = fused.replace(stats, t_ns);
-                    let input = FusionInput::End { t_ns };
-                    // Whose last word it is.
-                    fused.said_by = old.or(new);
-                    let Some(name) = &fused.said_by else { return };
-                    match &result {
-                        Some(result) if taken_over => trace.taken_over(name, t_ns, result),
-                        Some(result) => trace.fused(name, &input, result, &times),
-                        None => {}
-                    }
-                    (name, input, result)
-                }
-            };
-            if let Some(result) = result {
-                sink.fused(name, input, result, times);
-            }
-        });
-        stats
-            .overflow
-            .store(aligner.stats().overflow, Ordering::Relaxed);
     }
 
     /// 0 when not realtime, so that nothing can depend on it.
