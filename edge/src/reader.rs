@@ -73,7 +73,13 @@ impl FrameReader {
                     let id = self.pool.pool_id() + 1;
                     self.pool = build::pool(&info, id, SLOTS, &self.views)?;
                 }
-                SourceEvent::Gap(_) | SourceEvent::Wrapped => {}
+                SourceEvent::Offline(outage) => {
+                    tracing::warn!(detail = outage.detail, advice = outage.advice, "offline");
+                }
+                SourceEvent::Gap(_)
+                | SourceEvent::Wrapped
+                | SourceEvent::Packet(_)
+                | SourceEvent::Online => {}
                 SourceEvent::End(_) | SourceEvent::Stopped => return Ok(None),
             }
         }

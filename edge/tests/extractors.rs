@@ -42,6 +42,7 @@ fn observe(plugin: &str, config: &Value, uri: &str) -> Vec<Observation> {
         pool_id: 1,
         slots: 1,
         native: source.info().layout,
+        native_room: 0,
         views: vec![view],
     };
     let pool = FramePool::heap(&spec, Arc::new(Converter::new())).unwrap();

@@ -224,6 +224,7 @@ fn run<F: Fusion + 'static>(
         pool_id: 1,
         slots: 8,
         native,
+        native_room: 0,
         views: vec![VIEW],
     };
     let pool = FramePool::memfd(&spec, Arc::new(Converter::new())).unwrap();

@@ -69,6 +69,7 @@ fn a_worker_asked_step_by_step_answers_the_same_in_a_process() {
                 pool_id,
                 slots: 2,
                 native,
+                native_room: 0,
                 views,
             };
             FramePool::memfd(&spec, Arc::new(Converter::new())).unwrap()

@@ -18,6 +18,10 @@ pub enum PixelFormat {
     Bgr,
     /// Luma only.
     Grey,
+    /// Packed U Y0 V Y1, chroma halved across.
+    Uyvy,
+    /// Planar Y and interleaved VU, chroma halved both ways.
+    Nv21,
 }
 
 /// Which luma coefficients a YUV picture was made with.
@@ -100,8 +104,10 @@ impl ImageLayout {
                 ],
                 3,
             ),
-            PixelFormat::Nv12 => ([plane(0, w, h), plane(w * h, cw * 2, ch), none], 2),
-            PixelFormat::Yuyv => ([plane(0, cw * 4, h), none, none], 1),
+            PixelFormat::Nv12 | PixelFormat::Nv21 => {
+                ([plane(0, w, h), plane(w * h, cw * 2, ch), none], 2)
+            }
+            PixelFormat::Yuyv | PixelFormat::Uyvy => ([plane(0, cw * 4, h), none, none], 1),
             PixelFormat::Rgb | PixelFormat::Bgr => ([plane(0, w * 3, h), none, none], 1),
             PixelFormat::Grey => ([plane(0, w, h), none, none], 1),
         };
@@ -113,6 +119,31 @@ impl ImageLayout {
             planes,
             plane_count,
         }
+    }
+
+    /// The layout with the places of planes that a driver chose: for each plane of the format its
+    /// offset and stride in bytes. `None` if there are too few, a stride is shorter than a row, or
+    /// the numbers overflow.
+    pub fn placed(
+        format: PixelFormat,
+        width: u32,
+        height: u32,
+        color: ColorSpec,
+        places: &[(usize, usize)],
+    ) -> Option<Self> {
+        let mut layout = Self::packed(format, width, height, color);
+        let count = layout.plane_count;
+        if places.len() < count {
+            return None;
+        }
+        for (plane, &(offset, stride)) in layout.planes[..count].iter_mut().zip(places) {
+            let end = stride.checked_mul(plane.rows)?.checked_add(offset)?;
+            if stride < plane.row_bytes || end > isize::MAX.unsigned_abs() {
+                return None;
+            }
+            (plane.offset, plane.stride) = (offset, stride);
+        }
+        Some(layout)
     }
 
     /// The planes, in the format's order.

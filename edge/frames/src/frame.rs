@@ -29,6 +29,14 @@ impl SlotMut {
         self.0.pixels_mut()
     }
 
+    /// The native picture's bytes and the room behind them: whole pages, page-aligned, at least
+    /// [`PoolSpec::native_room`](crate::PoolSpec::native_room) bytes. For drivers that write into
+    /// the slot themselves. The memory stays where it is until the slot is free again, however
+    /// this value is moved.
+    pub fn room_mut(&mut self) -> &mut [u8] {
+        self.0.room_mut()
+    }
+
     /// The native picture's layout.
     pub fn layout(&self) -> &ImageLayout {
         self.parts().layout.native()

@@ -154,6 +154,8 @@ fn fourcc(format: PixelFormat) -> u32 {
         PixelFormat::Rgb => *b"RGB3",
         PixelFormat::Bgr => *b"BGR3",
         PixelFormat::Grey => *b"GREY",
+        PixelFormat::Uyvy => *b"UYVY",
+        PixelFormat::Nv21 => *b"NV21",
     })
 }
 

@@ -30,6 +30,9 @@ pub struct PoolSpec {
     pub slots: usize,
     /// The pictures as the source delivers them.
     pub native: ImageLayout,
+    /// Bytes to keep for a native picture, if a driver that writes straight into the slot asks for
+    /// more than the picture takes; otherwise 0.
+    pub native_room: usize,
     /// Views that may be asked for. Those that come out equal share one; those that are the
     /// native picture cost nothing.
     pub views: Vec<ViewSpec>,
@@ -75,6 +78,7 @@ pub struct PoolLayout {
     slots: usize,
     native: ImageLayout,
     native_bytes: usize,
+    native_room: usize,
     views: Vec<ViewPlace>,
     page_bytes: usize,
     headers_bytes: usize,
@@ -107,7 +111,8 @@ impl PoolLayout {
         let pages = |bytes: usize| bytes.checked_next_multiple_of(page_bytes);
 
         let mut views: Vec<ViewPlace> = Vec::new();
-        let mut slot_bytes = pages(native_bytes).ok_or_else(too_large)?;
+        let native_room = pages(native_bytes.max(spec.native_room)).ok_or_else(too_large)?;
+        let mut slot_bytes = native_room;
         for spec in &spec.views {
             if let Some((width, height)) = spec.size {
                 check_sides("a view", width, height)?;
@@ -143,6 +148,7 @@ impl PoolLayout {
             slots: spec.slots,
             native,
             native_bytes,
+            native_room,
             views,
             page_bytes,
             headers_bytes,
@@ -169,6 +175,12 @@ impl PoolLayout {
     /// Bytes of the native picture, without padding to a page.
     pub fn native_bytes(&self) -> usize {
         self.native_bytes
+    }
+
+    /// Bytes from the start of the native picture that nothing else uses: whole pages, at least
+    /// the picture's and those the spec asked for.
+    pub fn native_room(&self) -> usize {
+        self.native_room
     }
 
     /// The views that have to be made.
@@ -289,6 +301,7 @@ mod tests {
             pool_id: 1,
             slots,
             native,
+            native_room: 0,
             views: views.to_vec(),
         }
     }
@@ -449,7 +462,7 @@ mod tests {
                 taken.push(header..header + SLOT_HEADER_BYTES);
                 let pixels = layout.pixels_offset(slot);
                 prop_assert_eq!(pixels % page, 0);
-                taken.push(pixels..pixels + layout.native_bytes());
+                taken.push(pixels..pixels + layout.native_room());
                 prop_assert_eq!(layout.native_bytes(), layout.native().bytes());
                 for (index, view) in layout.views().iter().enumerate() {
                     let index = Some(u8::try_from(index).unwrap());

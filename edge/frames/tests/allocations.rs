@@ -95,6 +95,7 @@ fn a_frames_way_through_the_pool_allocates_nothing() {
         pool_id: 1,
         slots: 2,
         native: ImageLayout::packed(PixelFormat::Nv12, 64, 48, ColorSpec::default()),
+        native_room: 0,
         views: vec![wanted],
     };
     let mut pools = vec![FramePool::heap(&spec, Arc::new(Grey)).expect("pool")];

@@ -72,6 +72,7 @@ fn spec(slots: usize) -> PoolSpec {
         pool_id: 9,
         slots,
         native: ImageLayout::packed(PixelFormat::I420, 12, 8, ColorSpec::default()),
+        native_room: 0,
         views: vec![SMALL, BOXED, ViewSpec::default(), SMALL],
     }
 }

@@ -1,6 +1,7 @@
 //! Pictures and evidence: sources, pixel conversion, encoder, packet ring, clipper, MP4.
 pub mod clip;
 pub mod convert;
+pub mod decode;
 pub mod encode;
 pub mod jpeg;
 pub mod mp4;

@@ -25,6 +25,7 @@ fn frames(file: &Path, fps: Option<f64>) -> Vec<(u64, i64)> {
         pool_id: 1,
         slots: 2,
         native,
+        native_room: 0,
         views: vec![],
     };
     let pool = FramePool::memfd(&spec, Arc::new(Converter::new())).unwrap();

@@ -48,6 +48,7 @@ pub(super) fn pool(width: u32, height: u32) -> anyhow::Result<FramePool> {
             pool_id: 1,
             slots: 8,
             native,
+            native_room: 0,
             views: vec![],
         },
         Arc::new(Converter::new()),

@@ -142,7 +142,13 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
                 pool = build::pool(&info, pool.pool_id() + 1, 2, &[view])
                     .map_err(|e| wrong(Exit::Failed)(&e))?;
             }
-            SourceEvent::Gap(_) | SourceEvent::Wrapped => {}
+            SourceEvent::Offline(outage) => {
+                tracing::warn!(detail = outage.detail, advice = outage.advice, "offline");
+            }
+            SourceEvent::Gap(_)
+            | SourceEvent::Wrapped
+            | SourceEvent::Packet(_)
+            | SourceEvent::Online => {}
             SourceEvent::End(_) | SourceEvent::Stopped => break,
         }
     }

@@ -221,6 +221,7 @@ pub fn pool(
         pool_id,
         slots,
         native: info.layout,
+        native_room: info.native_room,
         views: views.to_vec(),
     };
     FramePool::memfd(&spec, Arc::new(Converter::new()))
@@ -244,6 +245,7 @@ pub fn warm_up(loaded: &mut Loaded) -> Result<Option<i64>, StartError> {
         pool_id: u32::MAX,
         slots: 1,
         native,
+        native_room: 0,
         views: vec![loaded.view],
     };
     // Shared, as the real one will be: a process maps it, too.

@@ -8,8 +8,9 @@ use crossbeam_channel::{SendTimeoutError, TrySendError};
 use visualpath_core::ViewSpec;
 use visualpath_frames::{Frame, FramePool, Holder, PoolError};
 use visualpath_media::clip::Offered;
+use visualpath_media::encode::Packet;
 use visualpath_media::source::{
-    EndInfo, Gap, GapCause, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
+    EndInfo, Gap, GapCause, Outage, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
 };
 use visualpath_platform::{BellSender, Captured};
 
@@ -35,6 +36,12 @@ pub struct CaptureStats {
     pub pool_exhausted: AtomicU64,
     /// Pictures that could not be decoded.
     pub undecodable: AtomicU64,
+    /// Pictures that the driver marked as damaged.
+    pub driver_error: AtomicU64,
+    /// Pictures that the device counted and nobody got.
+    pub missed: AtomicU64,
+    /// Pictures lost while the device was gone or stalled, as far as that is known.
+    pub disconnected: AtomicU64,
     /// Frames that the encoder was too busy to take.
     pub encoder_busy: AtomicU64,
     /// Frames that came when the encoder had ended.
@@ -116,7 +123,7 @@ impl Pools {
         self.generation = self.plan.generation();
         let (slots, views) = self.plan.lock().clone();
         self.made += 1;
-        build::pool(info, self.made, slots, &views)
+        build::pool(info, self.made, slots + info.driver_slots, &views)
     }
 
     fn outdated(&self) -> bool {
@@ -144,6 +151,9 @@ pub struct Capture {
     pub stats: Arc<CaptureStats>,
 }
 
+/// The problem's code while a source gives nothing.
+const OFFLINE: &str = "source_offline";
+
 /// How often a waiting capture thread looks at the stop flag.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -165,6 +175,9 @@ impl Capture {
             match self.source.next(&pool, &self.stop) {
                 Ok(SourceEvent::Frame(frame)) => self.frame(frame, encoder),
                 Ok(SourceEvent::Gap(gap)) => self.gap(&gap, &pool),
+                Ok(SourceEvent::Packet(packet)) => self.packet(packet),
+                Ok(SourceEvent::Offline(outage)) => self.offline(&outage),
+                Ok(SourceEvent::Online) => self.online(),
                 Ok(SourceEvent::Wrapped) => {
                     tracing::debug!("the file starts again");
                     self.send(Captured::Wrapped);
@@ -190,6 +203,9 @@ impl Capture {
         let counter = match gap.cause {
             GapCause::PoolExhausted => &self.stats.pool_exhausted,
             GapCause::Undecodable => &self.stats.undecodable,
+            GapCause::DriverError => &self.stats.driver_error,
+            GapCause::Missed => &self.stats.missed,
+            GapCause::Disconnected | GapCause::Stalled => &self.stats.disconnected,
         };
         let before = counter.fetch_add(gap.lost, Ordering::Relaxed);
         // Said ever more seldom: an overload lasts, and its log must not add to it.
@@ -210,6 +226,30 @@ impl Capture {
             from_ns: gap.from_ns,
             to_ns: gap.to_ns,
         });
+    }
+
+    /// Evidence as the device made it.
+    fn packet(&self, packet: Packet) {
+        if let Some(evidence) = self.shared.evidence() {
+            evidence.offer_packet(packet);
+        }
+    }
+
+    /// The rest of the appliance goes on.
+    fn offline(&self, outage: &Outage) {
+        let source = &self.shared.source;
+        let Outage { detail, advice } = outage;
+        tracing::error!(%source, detail, advice, "offline");
+        self.events.source(source, false);
+        self.events
+            .problem(problem(OFFLINE, source.as_str(), detail, advice));
+    }
+
+    fn online(&self) {
+        let source = &self.shared.source;
+        tracing::info!(%source, "online");
+        self.events.source(source, true);
+        self.events.solved(OFFLINE, source.as_str());
     }
 
     fn frame(&self, frame: Frame, encoder: Holder) {

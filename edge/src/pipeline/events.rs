@@ -15,7 +15,7 @@ use visualpath_core::{NS_PER_MS, Name, Phase, Trigger};
 use visualpath_media::clip::{ClipResult, ClipState as Cut};
 use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
-    ClipBody, ClipState, Event as Line, ExtractorStatus, TriggerBody, TriggerPayload,
+    ClipBody, ClipState, Event as Line, ExtractorStatus, SourceStatus, TriggerBody, TriggerPayload,
 };
 use visualpath_platform::trace::record::ClipRecord;
 use visualpath_platform::trace::{Level, ObservabilityHub, Record};
@@ -53,6 +53,13 @@ pub enum Event {
         label: Name,
         /// ON.
         on: bool,
+    },
+    /// A source gives pictures, or none for now.
+    Source {
+        /// Which.
+        source: Name,
+        /// It gives some.
+        online: bool,
     },
     /// An extractor went on Hold.
     Held {
@@ -256,6 +263,13 @@ impl Events {
                 label,
                 on,
             } => self.state(source, path, label, on),
+            Event::Source { source, online } => {
+                let status = match online {
+                    true => SourceStatus::Online,
+                    false => SourceStatus::Offline,
+                };
+                self.out.source_status(&source, status);
+            }
             Event::Held {
                 source,
                 extractor,

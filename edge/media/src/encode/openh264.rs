@@ -225,6 +225,7 @@ impl Stream {
         if let (Some(sps), Some(pps)) = (sps, pps) {
             let params = CodecParams {
                 codec: Codec::H264,
+                vps: Bytes::new(),
                 width: u32::try_from(width).unwrap_or(self.layout.width),
                 height: u32::try_from(height).unwrap_or(self.layout.height),
                 color: self.color,

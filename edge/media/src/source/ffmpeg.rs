@@ -84,15 +84,12 @@ impl FfmpegPictures {
         let rate = probe.nominal_fps.map_or_else(String::new, |fps| {
             format!(" {} fps", (fps * 100.0).round() / 100.0)
         });
+        let (width, height) = (stream.width, stream.height);
+        let description = format!("ffmpeg {} {width}x{height}{rate}", probe.codec);
         let info = SourceInfo {
-            layout,
             nominal_fps: probe.nominal_fps,
             duration_ns: probe.duration_ns,
-            description: format!(
-                "ffmpeg {} {}x{}{rate}",
-                probe.codec, stream.width, stream.height
-            ),
-            encoded: None,
+            ..SourceInfo::new(layout, description)
         };
         Ok(Self {
             tools,

@@ -4,18 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use visualpath_core::{Clock, FrameMeta, ImageLayout, NS_PER_S, Name, RateGate};
-use visualpath_frames::{Frame, FramePool, Holder, SlotMut};
+use visualpath_core::{Clock, FrameMeta, ImageLayout, Name, RateGate};
+use visualpath_frames::{Frame, FramePool, SlotMut};
 
+use super::publish::{Losses, Publisher};
 use super::timeline::{Pacer, Timeline};
 use super::{
-    EndInfo, Gap, GapCause, Source, SourceError, SourceEvent, SourceInfo, SourceOptions, StopFlag,
+    EndInfo, GapCause, Source, SourceError, SourceEvent, SourceInfo, SourceOptions, StopFlag,
 };
 
 /// Nominal interval of a file that does not say its rate.
 const DEFAULT_INTERVAL_NS: i64 = 40_000_000;
-/// A gap still open after this much source time is reported as far as it goes.
-const GAP_REPORT_NS: i64 = NS_PER_S;
 
 /// Decodes a file, picture by picture, in presentation order.
 pub(super) trait Pictures: Send {
@@ -68,14 +67,11 @@ pub(super) struct FileSource<P> {
     rate: Option<RateGate>,
     pacer: Pacer,
     epoch: u32,
-    holder: Option<(u32, Holder)>,
-    /// A gap not reported yet.
-    gap: Option<Gap>,
+    publisher: Publisher,
+    losses: Losses,
     /// Decided, but something else had to be reported first.
     held_back: Option<Frame>,
-    last_delivered_ns: Option<i64>,
     delivered: u64,
-    lost: u64,
     in_this_round: u64,
     state: State,
 }
@@ -110,12 +106,10 @@ impl<P: Pictures> FileSource<P> {
             rate: None,
             pacer: Pacer::default(),
             epoch: 0,
-            holder: None,
-            gap: None,
+            publisher: Publisher::new(opts),
+            losses: Losses::default(),
             held_back: None,
-            last_delivered_ns: None,
             delivered: 0,
-            lost: 0,
             in_this_round: 0,
             state: State::Running,
         }
@@ -143,7 +137,7 @@ impl<P: Pictures> FileSource<P> {
                         return Err(Fault::Stopped);
                     }
                     let Some(mut slot) = self.slot(pool, stop)? else {
-                        if let Some(gap) = self.lose(t_ns, GapCause::PoolExhausted) {
+                        if let Some(gap) = self.losses.lose(t_ns, GapCause::PoolExhausted) {
                             return Ok(SourceEvent::Gap(gap));
                         }
                         continue;
@@ -151,7 +145,7 @@ impl<P: Pictures> FileSource<P> {
                     match self.pictures.fill(&mut slot, stop) {
                         Ok(()) => return Ok(self.publish(pool, slot, frame_id, t_ns)),
                         Err(Fault::Undecodable) => {
-                            if let Some(gap) = self.lose(t_ns, GapCause::Undecodable) {
+                            if let Some(gap) = self.losses.lose(t_ns, GapCause::Undecodable) {
                                 return Ok(SourceEvent::Gap(gap));
                             }
                         }
@@ -160,7 +154,7 @@ impl<P: Pictures> FileSource<P> {
                 }
                 Step::Lost { pts_ns } => {
                     let (_, t_ns) = self.stamp(pts_ns);
-                    if let Some(gap) = self.lose(t_ns, GapCause::Undecodable) {
+                    if let Some(gap) = self.losses.lose(t_ns, GapCause::Undecodable) {
                         return Ok(SourceEvent::Gap(gap));
                     }
                 }
@@ -209,62 +203,20 @@ impl<P: Pictures> FileSource<P> {
         frame_id: u64,
         t_ns: i64,
     ) -> SourceEvent {
-        let holder = match self.holder {
-            Some((pool_id, holder)) if pool_id == pool.pool_id() => holder,
-            _ => pool.holder(self.name.as_str()),
-        };
-        self.holder = Some((pool.pool_id(), holder));
         let meta = FrameMeta {
             frame_id,
             t_ns,
             epoch: self.epoch,
             layout: self.pictures.info().layout,
         };
-        let frame = slot.publish(meta, holder);
-        let gap = self.gap.take();
-        self.last_delivered_ns = Some(t_ns);
+        let frame = self.publisher.publish(pool, slot, meta);
         self.delivered += 1;
-        match gap {
+        match self.losses.delivered(t_ns) {
             Some(gap) => {
                 self.held_back = Some(frame);
-                SourceEvent::Gap(Gap { to_ns: t_ns, ..gap })
+                SourceEvent::Gap(gap)
             }
             None => SourceEvent::Frame(frame),
-        }
-    }
-
-    /// Adds a lost picture to the open gap; gives a gap that has to be reported now.
-    fn lose(&mut self, t_ns: i64, cause: GapCause) -> Option<Gap> {
-        self.lost += 1;
-        let from_ns = self.last_delivered_ns.unwrap_or(t_ns);
-        let new = |from_ns| Gap {
-            lost: 1,
-            from_ns,
-            to_ns: t_ns,
-            cause,
-        };
-        match self.gap.take() {
-            Some(gap) if gap.cause != cause => {
-                self.gap = Some(new(gap.to_ns));
-                Some(gap)
-            }
-            Some(gap) => {
-                let gap = Gap {
-                    lost: gap.lost + 1,
-                    to_ns: t_ns,
-                    ..gap
-                };
-                if t_ns.saturating_sub(gap.from_ns) < GAP_REPORT_NS {
-                    self.gap = Some(gap);
-                    return None;
-                }
-                self.last_delivered_ns = Some(t_ns);
-                Some(gap)
-            }
-            None => {
-                self.gap = Some(new(from_ns));
-                None
-            }
         }
     }
 
@@ -298,7 +250,7 @@ impl<P: Pictures> FileSource<P> {
             );
         }
         self.state = State::Ending(error);
-        if let Some(gap) = self.gap.take() {
+        if let Some(gap) = self.losses.take() {
             return Ok(SourceEvent::Gap(gap));
         }
         self.ending().map_err(Fault::Fatal)
@@ -309,7 +261,7 @@ impl<P: Pictures> FileSource<P> {
             State::Ending(Some(error)) => Err(error),
             _ => Ok(SourceEvent::End(EndInfo {
                 frames: self.delivered,
-                lost: self.lost,
+                lost: self.losses.total(),
                 last_t_ns: self.timeline.last_ns(),
             })),
         }

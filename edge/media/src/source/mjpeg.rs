@@ -223,15 +223,11 @@ fn turbo(file: &Path, error: &turbojpeg::Error) -> SourceError {
 }
 
 fn info_of(layout: ImageLayout, fps: f64) -> SourceInfo {
+    let (width, height) = (layout.width, layout.height);
+    let description = format!("libjpeg-turbo mjpeg {width}x{height} {fps} fps");
     SourceInfo {
-        layout,
         nominal_fps: Some(fps),
-        duration_ns: None,
-        description: format!(
-            "libjpeg-turbo mjpeg {}x{} {fps} fps",
-            layout.width, layout.height
-        ),
-        encoded: None,
+        ..SourceInfo::new(layout, description)
     }
 }
 

@@ -17,21 +17,26 @@ mod error;
 mod ffmpeg;
 mod file;
 mod jpeg;
+mod live;
 mod mjpeg;
 pub mod nut;
 mod probe;
+mod publish;
 pub mod synthetic;
 mod timeline;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use visualpath_core::{Clock, ImageLayout, Name};
+use visualpath_core::{Clock, ImageLayout, Name, PixelFormat};
 use visualpath_frames::{Frame, FramePool};
+
+use crate::encode::{Codec, Packet};
 
 pub use error::SourceError;
 pub use jpeg::{JpegSplitter, Piece};
@@ -54,6 +59,12 @@ pub struct SourceOptions {
     pub width: Option<u32>,
     /// Height wanted of a camera or a synthetic source; of no effect on files.
     pub height: Option<u32>,
+    /// Format wanted of a camera.
+    pub format: WantedFormat,
+    /// Camera controls to set, by the names `visualpath devices` lists.
+    pub controls: Controls,
+    /// Parts of every picture that nobody may see: painted over before the frame is published.
+    pub privacy: Vec<Polygon>,
     /// Rate wanted of a camera or a synthetic source, pictures a second. Of a file: at most this rate, by its own time
     /// stamps, which stay as they are. On a file without time stamps (`.mjpeg`): its rate, 25 if
     /// absent.
@@ -85,10 +96,54 @@ impl SourceOptions {
             loop_: false,
             width: None,
             height: None,
+            format: WantedFormat::Auto,
+            controls: Controls::new(),
+            privacy: Vec::new(),
             fps: None,
             decode_threads: 1,
         }
     }
+}
+
+/// The form in which a camera is asked to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WantedFormat {
+    /// The cheapest that serves everybody.
+    #[default]
+    Auto,
+    /// One JPEG per picture.
+    Mjpeg,
+    /// H.264.
+    H264,
+    /// These pixels.
+    Pixels(PixelFormat),
+}
+
+/// A value for a camera's control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlValue {
+    /// A number; of a menu, the item's index; of a switch, 0 or 1.
+    Number(i64),
+    /// The text of a menu's item; case does not matter.
+    Text(String),
+}
+
+/// Controls to set, by name.
+pub type Controls = BTreeMap<String, ControlValue>;
+
+/// Corners in units of the picture, 0–1.
+pub type Polygon = Vec<[f64; 2]>;
+
+/// What the consumers of a source need of it. It may change while the source runs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Needs {
+    /// Packets are kept as evidence: an encoded source gives [`SourceEvent::Packet`].
+    pub packets: bool,
+    /// Decoded pictures need not be larger than this, both ways; `None`: full size. A source that
+    /// can decode at a smaller scale (JPEG) takes the smallest that is not below it.
+    pub at_least: Option<(u32, u32)>,
+    /// Controls to set.
+    pub controls: Controls,
 }
 
 /// What a source delivers.
@@ -96,32 +151,50 @@ impl SourceOptions {
 pub struct SourceInfo {
     /// Layout of every frame, until [`SourceEvent::NewFormat`].
     pub layout: ImageLayout,
+    /// Bytes a driver wants to write into a slot, where that is more than the layout takes;
+    /// otherwise 0.
+    pub native_room: usize,
+    /// Slots a driver holds while it captures into them.
+    pub driver_slots: usize,
     /// Pictures a second, as the file says; `None` if it does not.
     pub nominal_fps: Option<f64>,
     /// Length of one round, as the file says.
     pub duration_ns: Option<i64>,
     /// For people: `ffmpeg msmpeg4v3 768x576 10 fps`.
     pub description: String,
-    /// The encoded form the source could hand on as packets without decoding. `None` in this
-    /// version: no source gives packets yet.
-    pub encoded: Option<EncodedKind>,
+    /// The encoded form the source hands on as packets, without decoding, when asked to
+    /// ([`Needs::packets`]).
+    pub encoded: Option<Codec>,
 }
 
-/// An encoded form worth keeping as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EncodedKind {
-    /// One JPEG per picture.
-    Mjpeg,
-    /// H.264.
-    H264,
-    /// H.265.
-    H265,
+impl SourceInfo {
+    /// Of decoded pictures that no driver writes, with nothing else known.
+    pub fn new(layout: ImageLayout, description: String) -> Self {
+        Self {
+            layout,
+            native_room: 0,
+            driver_slots: 0,
+            nominal_fps: None,
+            duration_ns: None,
+            description,
+            encoded: None,
+        }
+    }
+}
+
+/// Why a live source gives nothing for the time being.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outage {
+    /// What happened and to which device, for people.
+    pub detail: String,
+    /// What to do about it.
+    pub advice: String,
 }
 
 /// Pictures that were captured and could not be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// How many. Each has used up a `frame_id`.
+    /// How many. Each has used up a `frame_id`. 0 where nobody can tell.
     pub lost: u64,
     /// Source time of the last frame before the gap, or of the first lost one if there is none.
     pub from_ns: i64,
@@ -138,6 +211,14 @@ pub enum GapCause {
     PoolExhausted,
     /// The picture's bytes are damaged, or a synthetic source was asked to lose it.
     Undecodable,
+    /// The driver marked the picture as damaged.
+    DriverError,
+    /// The device's own count of pictures went on without them.
+    Missed,
+    /// The device, the child or the server was gone.
+    Disconnected,
+    /// The device gave nothing, without saying why, and was opened again.
+    Stalled,
 }
 
 impl GapCause {
@@ -146,6 +227,10 @@ impl GapCause {
         match self {
             Self::PoolExhausted => "pool_exhausted",
             Self::Undecodable => "undecodable",
+            Self::DriverError => "driver_error",
+            Self::Missed => "missed",
+            Self::Disconnected => "disconnected",
+            Self::Stalled => "stalled",
         }
     }
 }
@@ -166,8 +251,15 @@ pub struct EndInfo {
 pub enum SourceEvent {
     /// A picture, in a slot of the pool given to `next`.
     Frame(Frame),
+    /// An encoded picture as the device made it, if asked for. It comes before the frame that was
+    /// decoded from it, which has the same `frame_id`.
+    Packet(Packet),
     /// Pictures were lost; reported before the frame that follows them.
     Gap(Gap),
+    /// A live source gives nothing for now and tries to come back by itself.
+    Offline(Outage),
+    /// It gives pictures again, or for the first time.
+    Online,
     /// A looping file starts again; time goes on, one nominal interval later.
     Wrapped,
     /// The following frames have another layout: `next` must be called with a pool for it. They
@@ -187,6 +279,12 @@ pub trait Source: Send {
     /// Where its numbers and times begin, instead of at 0. Before the first `next`
     /// only: what is known late is when an earlier source of the name ended.
     fn begin(&mut self, start: Start);
+
+    /// What its consumers need from now on. Of no effect on sources that have no choice. Called
+    /// before the first `next` and whenever it changes; a source may answer with `NewFormat`.
+    fn adjust(&mut self, needs: &Needs) {
+        let _ = needs;
+    }
 
     /// Blocks until the next event. `stop` is looked at every 100 ms or more often.
     ///

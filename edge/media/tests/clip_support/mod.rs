@@ -55,6 +55,7 @@ impl Camera {
             pool_id: 1,
             slots: 8,
             native: layout,
+            native_room: 0,
             views: Vec::new(),
         };
         let pool = FramePool::heap(&spec, Arc::new(NoViews)).unwrap();

@@ -103,6 +103,7 @@ fn pool() -> FramePool {
             pool_id: 1,
             slots: 16,
             native,
+            native_room: 0,
             views: vec![],
         },
         Arc::new(NoViews),

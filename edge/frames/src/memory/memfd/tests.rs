@@ -45,6 +45,7 @@ fn pool() -> FramePool {
         pool_id: 7,
         slots: 3,
         native: ImageLayout::packed(PixelFormat::Rgb, 40, 30, ColorSpec::default()),
+        native_room: 0,
         views: vec![GREY],
     };
     FramePool::memfd(&spec, Arc::new(Invert)).expect("a memfd pool")

@@ -59,15 +59,12 @@ impl SyntheticPictures {
         };
         let layout = paint::layout(&params);
         let format = format!("{:?}", params.format).to_lowercase();
+        let (width, height) = (params.width, params.height);
+        let description = format!("synthetic {format} {width}x{height} {fps} fps");
         let info = SourceInfo {
-            layout,
             nominal_fps: Some(fps),
             duration_ns: (params.frames > 0).then_some(round_ns),
-            description: format!(
-                "synthetic {format} {}x{} {fps} fps",
-                params.width, params.height
-            ),
-            encoded: None,
+            ..SourceInfo::new(layout, description)
         };
         Ok(Self {
             painter: paint::Painter::new(&params),

@@ -46,7 +46,7 @@ impl Painter {
         let pixels = params.width as usize * params.height as usize;
         let packed = matches!(
             params.format,
-            PixelFormat::Yuyv | PixelFormat::Rgb | PixelFormat::Bgr
+            PixelFormat::Yuyv | PixelFormat::Uyvy | PixelFormat::Rgb | PixelFormat::Bgr
         );
         Self {
             background: background(params),
@@ -67,7 +67,7 @@ impl Painter {
         let luma_bytes = self.params.width as usize * self.params.height as usize;
         match self.params.format {
             PixelFormat::Grey => self.luma(n, frame, t_ns, pixels),
-            PixelFormat::I420 | PixelFormat::Nv12 => {
+            PixelFormat::I420 | PixelFormat::Nv12 | PixelFormat::Nv21 => {
                 let (luma, chroma) = pixels.split_at_mut(luma_bytes);
                 self.luma(n, frame, t_ns, luma);
                 chroma.fill(128);
@@ -80,7 +80,8 @@ impl Painter {
                 }
                 self.scratch = luma;
             }
-            PixelFormat::Yuyv => {
+            PixelFormat::Yuyv | PixelFormat::Uyvy => {
+                let at = usize::from(self.params.format == PixelFormat::Uyvy);
                 let mut luma = std::mem::take(&mut self.scratch);
                 self.luma(n, frame, t_ns, &mut luma);
                 let stride = self.layout.planes().first().map_or(1, |p| p.stride);
@@ -88,7 +89,7 @@ impl Painter {
                 for (out, row) in pixels.chunks_exact_mut(stride).zip(rows) {
                     out.fill(128);
                     for (pair, level) in out.as_chunks_mut::<2>().0.iter_mut().zip(row) {
-                        pair[0] = *level;
+                        pair[at] = *level;
                     }
                 }
                 self.scratch = luma;

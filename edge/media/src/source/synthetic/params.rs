@@ -328,7 +328,9 @@ impl Params {
         let formats = [
             ("i420", PixelFormat::I420),
             ("nv12", PixelFormat::Nv12),
+            ("nv21", PixelFormat::Nv21),
             ("yuyv", PixelFormat::Yuyv),
+            ("uyvy", PixelFormat::Uyvy),
             ("rgb", PixelFormat::Rgb),
             ("bgr", PixelFormat::Bgr),
             ("grey", PixelFormat::Grey),

@@ -66,6 +66,7 @@ fn pool_for(info: &SourceInfo, slots: usize) -> FramePool {
         pool_id: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
         slots,
         native: info.layout,
+        native_room: 0,
         views: Vec::new(),
     };
     FramePool::heap(&spec, Arc::new(Converter::new())).unwrap()

@@ -157,6 +157,7 @@ fn every_format_shows_the_same_picture() {
                 pool_id: 1,
                 slots: 1,
                 native: source.info().layout,
+                native_room: 0,
                 views: vec![spec],
             },
             Arc::new(Converter::new()),
