@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
+use visualpath_media::encode::Codec;
 use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
 use visualpath_platform::{
@@ -24,14 +25,14 @@ use visualpath_platform::{
 };
 
 use super::build::{Nursery, Pace};
-use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
+use super::capture::{Capture, CaptureStats, Ended, PassThrough, PoolPlan, Pools, Wanted};
 use super::plan::LinePlan;
 use super::shape::{PathFacts, Reshape, Shape};
 use super::sink::{LineSink, ToEvents};
 use super::stop::Stopping;
 use super::wall::WallClock;
 use super::{BETWEEN, PENDING, StartError, evidence, spawn};
-use crate::config::{Config, SourceConfig};
+use crate::config::{ClipCodec, Config, SourceConfig};
 
 /// What the threads of a line and the events thread know of it.
 pub struct LineShared {
@@ -126,6 +127,8 @@ pub struct Line {
     pub shared: Arc<LineShared>,
     /// Its source's settings.
     pub settings: SourceConfig,
+    /// How its source was opened.
+    options: SourceOptions,
     /// Its lanes and paths.
     pub shape: Shape,
     /// Its source as lanes see it.
@@ -178,15 +181,8 @@ impl LineMaker {
     ) -> Result<Ready, StartError> {
         let source_name = plan.source.clone();
         let settings = plan.settings.clone();
-        let options = SourceOptions {
-            realtime: settings.realtime,
-            loop_: settings.repeat,
-            width: settings.width,
-            height: settings.height,
-            fps: settings.fps,
-            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
-        };
-        let source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
+        let options = source_options(config, &source_name, &settings);
+        let mut source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
             StartError::Source {
                 source_name: source_name.clone(),
                 error,
@@ -236,15 +232,22 @@ impl LineMaker {
             },
         )
         .map_err(|e| StartError::Thread(e.to_string()))?;
-        let pool_plan = Arc::new(PoolPlan::new(slots, views));
+        let pool_plan = Arc::new(PoolPlan::new(Wanted {
+            slots,
+            views,
+            clips: wants_clips,
+            pass_through: pass_through(config, &options),
+            controls: options.controls.clone(),
+        }));
         let mut pools = Pools::new(Arc::clone(&pool_plan));
-        let pool = pools.make(source.info()).map_err(|e| StartError::Pool {
+        let pool = pools.make(&mut *source).map_err(|e| StartError::Pool {
             source_name: source_name.clone(),
             error: Box::new(e),
         })?;
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
         let (to_path, captured) = bell.channel(BETWEEN);
         let capture_stats = Arc::new(CaptureStats::default());
+        capture_stats.set_format(&source.info().description);
         let stats = LineStats {
             source: source_name,
             capture: Arc::clone(&capture_stats),
@@ -263,6 +266,7 @@ impl LineMaker {
         let line = Line {
             shared,
             settings,
+            options,
             shape: reshape.shape,
             pace,
             stats,
@@ -349,6 +353,31 @@ fn whole(
     (lanes, paths)
 }
 
+/// How a source is opened.
+fn source_options(config: &Config, name: &Name, settings: &SourceConfig) -> SourceOptions {
+    let _ = config;
+    SourceOptions {
+        realtime: settings.realtime,
+        loop_: settings.repeat,
+        width: settings.width,
+        height: settings.height,
+        fps: settings.fps,
+        ..SourceOptions::new(name.clone(), settings.uri.clone())
+    }
+}
+
+/// What of a source may be kept as it was encoded.
+fn pass_through(config: &Config, options: &SourceOptions) -> PassThrough {
+    if !options.privacy.is_empty() {
+        return PassThrough::Never;
+    }
+    match config.clip.codec {
+        ClipCodec::Auto => PassThrough::Any,
+        ClipCodec::H264 => PassThrough::Only(Codec::H264),
+        ClipCodec::Mjpeg => PassThrough::Only(Codec::Mjpeg),
+    }
+}
+
 fn pace(source: &Name, settings: &SourceConfig, info: &SourceInfo) -> Pace {
     let fps = match (settings.fps, info.nominal_fps) {
         (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
@@ -433,6 +462,28 @@ impl Line {
         }
     }
 
+    /// Whether its source can go on under these settings: all that differs, if anything, are
+    /// controls, which are set while it runs.
+    pub fn serves(&self, config: &Config, settings: &SourceConfig) -> bool {
+        let options = source_options(config, &self.shared.source, settings);
+        let controls = self.options.controls.clone();
+        SourceOptions {
+            controls,
+            ..options
+        } == self.options
+    }
+
+    /// Takes over the settings of a source that goes on. True if controls were changed.
+    pub fn set_controls(&mut self, config: &Config, settings: &SourceConfig) -> bool {
+        let options = source_options(config, &self.shared.source, settings);
+        let changed = options.controls != self.options.controls;
+        self.pool_plan
+            .change(|wanted| wanted.controls.clone_from(&options.controls));
+        self.options = options;
+        self.settings = settings.clone();
+        changed
+    }
+
     /// Wakes its path thread.
     pub fn bell(&self) -> &Bell {
         &self.bell
@@ -440,7 +491,13 @@ impl Line {
 
     /// Goes on with other lanes and paths from the next frame on.
     pub fn reshape(&mut self, reshape: Reshape, slots: usize) {
-        self.pool_plan.change(slots, reshape.shape.views());
+        let views = reshape.shape.views();
+        let clips = self.shared.evidence().is_some();
+        self.pool_plan.change(|wanted| {
+            wanted.slots = slots;
+            wanted.views = views;
+            wanted.clips = clips;
+        });
         self.shared.set_paths(reshape.paths);
         let (in_force, done) = bounded(0);
         let change = FlowChange {

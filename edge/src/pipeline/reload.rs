@@ -20,7 +20,7 @@ use super::build::Nursery;
 use super::line::Ready;
 use super::shape::Reshape;
 use super::{Handle, Running, StartError, info_message, plan, problem};
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, SourceConfig};
 
 /// What became of a reload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Reloaded {
     pub started: Vec<Name>,
     /// Sources that were stopped for good.
     pub stopped: Vec<Name>,
+    /// Sources whose camera controls changed.
+    pub controls: Vec<Name>,
     /// Extractors that were made, as `source/extractor`.
     pub extractors: Vec<String>,
     /// Paths that changed between two frames, as `source/path`.
@@ -147,6 +149,8 @@ impl Handle {
 enum Step {
     Start(Box<Ready>),
     Replace(usize, Box<Ready>),
+    /// The source goes on; its controls may differ.
+    Go(usize, Box<SourceConfig>),
     Reshape(usize, Box<Reshape>, usize),
 }
 
@@ -216,7 +220,7 @@ impl Running {
             .cloned()
             .collect();
         for step in steps {
-            self.apply(step, &mut reloaded)?;
+            self.apply(&new, step, &mut reloaded)?;
         }
         let (stay, leave) = std::mem::take(&mut self.lines)
             .into_iter()
@@ -251,12 +255,13 @@ impl Running {
                 continue;
             };
             let running = &self.lines[index];
-            if running.settings != line.settings {
+            if !running.serves(new, &line.settings) {
                 let ready = self.maker.prepare(new, line, Some(running))?;
                 steps.push(Step::Replace(index, Box::new(ready)));
                 continue;
             }
             let (slots, clips) = (line.slots(), line.wants_clips());
+            let settings = line.settings.clone();
             let nursery = Nursery {
                 config: new,
                 bell: running.bell(),
@@ -267,6 +272,7 @@ impl Running {
                 self.maker
                     .start_evidence(new, &running.shared, &running.pace)?;
             }
+            steps.push(Step::Go(index, Box::new(settings)));
             if !reshape.is_empty() {
                 let reshape = Box::new(reshape);
                 steps.push(Step::Reshape(index, reshape, slots));
@@ -300,8 +306,19 @@ impl Running {
         }
     }
 
-    fn apply(&mut self, step: Step, reloaded: &mut Reloaded) -> Result<(), StartError> {
+    fn apply(
+        &mut self,
+        new: &Config,
+        step: Step,
+        reloaded: &mut Reloaded,
+    ) -> Result<(), StartError> {
         match step {
+            Step::Go(index, settings) => {
+                let line = &mut self.lines[index];
+                if line.set_controls(new, &settings) {
+                    reloaded.controls.push(line.shared.source.clone());
+                }
+            }
             Step::Start(ready) => {
                 self.announce(&ready);
                 reloaded.started.push(ready.source().clone());

@@ -43,7 +43,7 @@ pub use jpeg::{JpegSplitter, Piece};
 pub use visualpath_core::StopFlag;
 
 /// What to open, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceOptions {
     /// The source's name in the config; for threads, logs and the frames' holder tag.
     pub name: Name,
