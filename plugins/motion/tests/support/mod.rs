@@ -26,6 +26,7 @@ pub fn context(config: serde_json::Value, zones: &[(&str, [[f64; 2]; 4])]) -> Pl
                 Zone::new(Name::new(name).unwrap(), polygon.to_vec(), Anchor::Center).unwrap()
             })
             .collect(),
+        masks: vec![],
         model_dirs: vec![],
     }
 }
@@ -43,6 +44,11 @@ pub struct Room {
 
 impl Room {
     pub fn new(config: serde_json::Value, zones: &[(&str, [[f64; 2]; 4])]) -> Self {
+        Self::of(&context(config, zones))
+    }
+
+    /// The room as an extractor made with this context sees it.
+    pub fn of(context: &PluginContext) -> Self {
         // Planks, with a grain of their own.
         let wall: Vec<u8> = (0..W * H)
             .map(|i| {
@@ -52,7 +58,7 @@ impl Room {
             })
             .collect();
         Self {
-            extractor: plugin().create(&context(config, zones)).unwrap(),
+            extractor: plugin().create(context).unwrap(),
             picture: wall.clone(),
             wall,
             dice: 1,
