@@ -13,6 +13,7 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+mod encoded;
 mod error;
 mod ffmpeg;
 mod file;
