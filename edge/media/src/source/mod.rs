@@ -13,6 +13,7 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+mod camera;
 mod encoded;
 mod error;
 mod ffmpeg;
@@ -312,6 +313,8 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
     } else if rtsp::is_uri(&opts.uri) {
         rtsp::open(opts, clock)?
+    } else if camera::is_uri(&opts.uri) {
+        camera::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
@@ -354,7 +357,7 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
             return unsupported("network streams are not supported yet; give a video file");
         }
     }
-    for later in ["exec:", "camera:"] {
+    for later in ["exec:"] {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }

@@ -323,7 +323,6 @@ fn access_unit(frame: VideoFrame) -> AccessUnit {
     AccessUnit {
         missing: frame.loss(),
         shown_ns: elapsed_ns(frame.timestamp()),
-        is_key: frame.is_random_access_point(),
         data: Bytes::from(frame.into_data()),
     }
 }

@@ -19,6 +19,9 @@ use crate::encode::{Codec, CodecParams};
 /// clock is 6 µs, cameras round to milliseconds.
 const EVEN_NS: i64 = 2_000_000;
 
+/// Room for the nanoseconds by which decoding times are kept apart.
+const SLACK_NS: i64 = 1_000_000;
+
 /// An access unit as the library gives it.
 #[derive(Debug, Clone)]
 pub(super) struct AccessUnit {
@@ -27,8 +30,6 @@ pub(super) struct AccessUnit {
     pub(super) missing: u16,
     /// When it is shown, nanoseconds of the camera's clock.
     pub(super) shown_ns: i64,
-    /// The library takes it for a place to begin at.
-    pub(super) is_key: bool,
 }
 
 /// What became of it.
@@ -88,7 +89,7 @@ impl Units {
         let packet = whole.then(|| {
             let (decoded_ns, shown_after_ns) = self.order.place(unit.shown_ns);
             Incoming {
-                is_key: unit.is_key && shape.all_key,
+                is_key: shape.all_key,
                 params,
                 data: unit.data,
                 time: UnitTime::Device(decoded_ns),
@@ -140,7 +141,10 @@ impl Order {
     /// When it is decoded (increasing), and how long after that it is shown.
     fn place(&mut self, shown_ns: i64) -> (i64, i64) {
         if let Some(newest) = self.newest_shown_ns {
-            self.ahead_ns = self.ahead_ns.max(newest.saturating_sub(shown_ns));
+            let behind_ns = newest.saturating_sub(shown_ns);
+            if behind_ns > 0 {
+                self.ahead_ns = self.ahead_ns.max(behind_ns.saturating_add(SLACK_NS));
+            }
         }
         self.newest_shown_ns = self.newest_shown_ns.max(Some(shown_ns));
         let wanted = shown_ns.saturating_sub(self.ahead_ns);
@@ -288,7 +292,6 @@ mod tests {
             data: slices(&[head]),
             missing,
             shown_ns: at * STEP,
-            is_key: head[0] & 0x1F == 5,
         }
     }
 
@@ -356,21 +359,18 @@ mod tests {
             data: slices(&[[0x65, 0x80], [0x61, 0x40]]),
             missing: 0,
             shown_ns: 0,
-            is_key: true,
         };
         assert!(!units.judge(mixed).packet.unwrap().is_key);
         let key = AccessUnit {
             data: slices(&[[0x09, 0x10], [0x65, 0x80], [0x65, 0x40]]),
             missing: 0,
             shown_ns: STEP,
-            is_key: true,
         };
         assert!(units.judge(key).packet.unwrap().is_key);
         let delimiter = AccessUnit {
             data: slices(&[[0x09, 0x10]]),
             missing: 0,
             shown_ns: 2 * STEP,
-            is_key: true,
         };
         let judged = units.judge(delimiter);
         assert!(judged.packet.is_none() && judged.lost.is_none());
