@@ -13,6 +13,7 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+pub(crate) mod annexb;
 mod camera;
 mod encoded;
 mod error;

@@ -41,8 +41,9 @@ pub(super) fn open(
         return Err(unsupported(opts, detail));
     }
     let connect = stream::CameraConnect::new(opts, number);
-    drop((clock, connect));
-    Err(unsupported(opts, "soon"))
+    Ok(Box::new(super::encoded::EncodedSource::new(
+        opts, clock, connect,
+    )))
 }
 
 /// Says which build can open it, and what can be used instead.

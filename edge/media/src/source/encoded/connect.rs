@@ -83,6 +83,8 @@ pub(in crate::source) struct Incoming {
 pub(in crate::source) enum UnitTime {
     /// Nobody says: when it arrived.
     Arrival,
+    /// So many nanoseconds ago.
+    Aged(i64),
     /// Nanoseconds of the sender's own clock. Only distances count.
     Device(i64),
 }

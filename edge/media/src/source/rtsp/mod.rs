@@ -94,8 +94,9 @@ pub(super) fn open(
     let address = address::Address::parse(&opts.uri, &opts.rtsp)
         .map_err(|e| unsupported(opts, e.to_string()))?;
     let connect = stream::RtspConnect::new(&opts.name, address, opts.rtsp.transport);
-    drop((clock, connect));
-    Err(unsupported(opts, "soon".into()))
+    Ok(Box::new(super::encoded::EncodedSource::new(
+        opts, clock, connect,
+    )))
 }
 
 /// Says which build can open it.

@@ -59,7 +59,8 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             answer: Duration::from_secs(10),
-            silence: Duration::from_secs(10),
+            // Less than the source waits for the first picture, so that what is said is this.
+            silence: Duration::from_secs(8),
         }
     }
 }

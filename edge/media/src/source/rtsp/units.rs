@@ -13,6 +13,7 @@ use retina::codec::{VideoParameters, VideoParametersCodec};
 use visualpath_core::NS_PER_S;
 
 use super::super::encoded::{Incoming, UnitTime};
+use crate::decode::{JPEG_COLOR, Sps};
 use crate::encode::{Codec, CodecParams};
 
 /// Two distances count as even if they differ by less than this: half a tick of the usual 90 kHz
@@ -247,11 +248,16 @@ fn codec_params(video: &VideoParameters) -> CodecParams {
         }
         _ => (Codec::Mjpeg, Bytes::new(), Bytes::new(), Bytes::new()),
     };
+    let color = match codec {
+        Codec::H264 => Sps::h264(&sps).map(|sps| sps.color),
+        Codec::H265 => Sps::h265(&sps).map(|sps| sps.color),
+        Codec::Mjpeg => Some(JPEG_COLOR),
+    };
     CodecParams {
         codec,
         width,
         height,
-        color: visualpath_core::ColorSpec::default(),
+        color: color.unwrap_or_default(),
         vps,
         sps,
         pps,

@@ -3,6 +3,7 @@
 mod clip;
 mod packets;
 mod server;
+mod source;
 
 use std::time::Duration;
 

@@ -194,8 +194,8 @@ fn what_a_server_says_instead_of_pictures_is_told_with_its_cure() {
         ),
         (
             Describe::Sdp("v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=x\r\nt=0 0\r\n".into()),
-            "nothing",
-            "H.264",
+            "No parseable streams",
+            "ffplay",
         ),
         (Describe::Sdp("hello".into()), "DESCRIBE failed", "ffplay"),
         (
