@@ -207,7 +207,7 @@ impl Connect for CameraConnect {
 
     fn describe(&self) -> String {
         match &self.facts {
-            Some(facts) => format!("nokhwa camera:{}: {facts}", self.number),
+            Some(facts) => format!("nokhwa camera:{} ({})", self.number, facts.camera),
             None => format!("nokhwa camera:{}", self.number),
         }
     }

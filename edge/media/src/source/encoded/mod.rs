@@ -151,7 +151,7 @@ impl<C: Connect> EncodedSource<C> {
         let asked = opts.fps.filter(|fps| fps.is_finite() && *fps > 0.001);
         Self {
             name: opts.name.clone(),
-            uri: opts.uri.clone(),
+            uri: super::redacted(&opts.uri),
             connect,
             info,
             timeline: LiveTimeline::new(clock),

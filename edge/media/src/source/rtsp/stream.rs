@@ -110,10 +110,11 @@ impl Connect for RtspConnect {
     fn describe(&self) -> String {
         let address = &self.plan.address;
         let transport = self.plan.transport.as_str();
-        match &self.facts {
-            Some(facts) => format!("{address} over {transport}: {facts}"),
-            None => format!("{address} over {transport}"),
-        }
+        let silent = match &self.facts {
+            Some(facts) if facts.has_audio => " (audio not captured)",
+            _ => "",
+        };
+        format!("{address} over {transport}{silent}")
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Coding {
 pub(super) struct Clip {
     pub(super) coding: Coding,
     pub(super) pictures: Vec<Vec<Vec<u8>>>,
+    /// The same decoded: I420, one after the other.
+    pub(super) decoded: Vec<Vec<u8>>,
 }
 
 /// 26 pictures, 25 a second, a key every 10th.
@@ -60,9 +62,35 @@ fn encode(coding: Coding, size: &str) -> Clip {
     let clip = Clip {
         coding,
         pictures: pictures(coding, &file),
+        decoded: decode(&file, size),
     };
-    assert_eq!(clip.pictures.len(), 26);
+    assert_eq!((clip.pictures.len(), clip.decoded.len()), (26, 26));
     clip
+}
+
+fn decode(file: &Path, size: &str) -> Vec<Vec<u8>> {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(file)
+        .args([
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "yuv420p",
+            "-",
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (width, height) = size.split_once('x').unwrap();
+    let pixels: usize = width.parse::<usize>().unwrap() * height.parse::<usize>().unwrap();
+    output
+        .stdout
+        .chunks(pixels * 3 / 2)
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 fn pictures(coding: Coding, file: &Path) -> Vec<Vec<Vec<u8>>> {

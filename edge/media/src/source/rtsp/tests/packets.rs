@@ -16,7 +16,7 @@ const STEP_NS: i64 = 40 * NS_PER_MS;
 fn at(packet: &Incoming) -> i64 {
     match packet.time {
         UnitTime::Device(ns) => ns,
-        UnitTime::Arrival => panic!("the camera's own time is lost"),
+        UnitTime::Arrival | UnitTime::Aged(_) => panic!("the camera's own time is lost"),
     }
 }
 
