@@ -5,5 +5,6 @@ pub mod decode;
 pub mod encode;
 pub mod jpeg;
 pub mod mp4;
+mod process;
 pub mod ring;
 pub mod source;

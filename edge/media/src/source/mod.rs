@@ -13,6 +13,9 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+pub(crate) mod annexb;
+mod camera;
+mod encoded;
 mod error;
 mod ffmpeg;
 mod file;
@@ -22,6 +25,7 @@ mod mjpeg;
 pub mod nut;
 mod probe;
 mod publish;
+mod rtsp;
 pub mod synthetic;
 mod timeline;
 
@@ -40,6 +44,7 @@ use crate::encode::{Codec, Packet};
 
 pub use error::SourceError;
 pub use jpeg::{JpegSplitter, Piece};
+pub use rtsp::{RtspOptions, RtspTransport, redacted};
 pub use visualpath_core::StopFlag;
 
 /// What to open, and how.
@@ -72,6 +77,8 @@ pub struct SourceOptions {
     /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
     /// extractors, and a decoder with several threads holds back as many pictures.
     pub decode_threads: u32,
+    /// What to know of an RTSP server besides its address.
+    pub rtsp: RtspOptions,
 }
 
 /// What the first frame of a source is called. All zero unless it goes on where an earlier source
@@ -101,6 +108,7 @@ impl SourceOptions {
             privacy: Vec::new(),
             fps: None,
             decode_threads: 1,
+            rtsp: RtspOptions::default(),
         }
     }
 }
@@ -304,10 +312,14 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         let pictures = synthetic::SyntheticPictures::open(opts)?;
         let file = PathBuf::from(&opts.uri);
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
+    } else if rtsp::is_uri(&opts.uri) {
+        rtsp::open(opts, clock)?
+    } else if camera::is_uri(&opts.uri) {
+        camera::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
-    tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
+    tracing::info!(source = %opts.name, uri = %redacted(&opts.uri), "{}", source.info().description);
     Ok(source)
 }
 
@@ -341,12 +353,12 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
     if uri.is_empty() {
         return unsupported("is empty; give the path of a video file");
     }
-    for later in ["rtsp://", "rtsps://", "http://", "https://"] {
+    for later in ["http://", "https://"] {
         if uri.starts_with(later) {
             return unsupported("network streams are not supported yet; give a video file");
         }
     }
-    for later in ["exec:", "camera:"] {
+    for later in ["exec:"] {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }
