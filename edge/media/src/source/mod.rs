@@ -13,6 +13,8 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+pub(crate) mod annexb;
+mod encoded;
 mod error;
 mod ffmpeg;
 mod file;
