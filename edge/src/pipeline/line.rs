@@ -18,7 +18,9 @@ use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
 use visualpath_media::encode::Codec;
-use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
+use visualpath_media::source::{
+    self, RtspOptions, RtspTransport, SourceInfo, SourceOptions, Start,
+};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
 use visualpath_platform::{
     Bell, BellSender, Captured, Flow, FlowChange, FlowSpec, FlowStats, Leaving,
@@ -32,7 +34,7 @@ use super::sink::{LineSink, ToEvents};
 use super::stop::Stopping;
 use super::wall::WallClock;
 use super::{BETWEEN, PENDING, StartError, evidence, spawn};
-use crate::config::{ClipCodec, Config, SourceConfig};
+use crate::config::{ClipCodec, Config, SourceConfig, StreamTransport};
 
 /// What the threads of a line and the events thread know of it.
 pub struct LineShared {
@@ -181,7 +183,7 @@ impl LineMaker {
     ) -> Result<Ready, StartError> {
         let source_name = plan.source.clone();
         let settings = plan.settings.clone();
-        let options = source_options(config, &source_name, &settings);
+        let options = source_options(config, &source_name, &settings)?;
         let mut source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
             StartError::Source {
                 source_name: source_name.clone(),
@@ -354,16 +356,35 @@ fn whole(
 }
 
 /// How a source is opened.
-fn source_options(config: &Config, name: &Name, settings: &SourceConfig) -> SourceOptions {
-    let _ = config;
-    SourceOptions {
+fn source_options(
+    config: &Config,
+    name: &Name,
+    settings: &SourceConfig,
+) -> Result<SourceOptions, StartError> {
+    let password = settings.password().map_err(|e| {
+        let file = settings.password_file.clone().unwrap_or_default();
+        let why = format!("`{}` can't be read: {e}", file.display());
+        StartError::config(&format!("source.{name}.password_file"), &why)
+    })?;
+    Ok(SourceOptions {
         realtime: settings.realtime,
         loop_: settings.repeat,
         width: settings.width,
         height: settings.height,
         fps: settings.fps,
+        format: settings.wanted_format(),
+        controls: settings.wanted_controls(),
+        privacy: config.privacy_of(name.as_str()),
+        rtsp: RtspOptions {
+            transport: match settings.transport {
+                None | Some(StreamTransport::Tcp) => RtspTransport::Tcp,
+                Some(StreamTransport::Udp) => RtspTransport::Udp,
+            },
+            username: settings.username.clone(),
+            password,
+        },
         ..SourceOptions::new(name.clone(), settings.uri.clone())
-    }
+    })
 }
 
 /// What of a source may be kept as it was encoded.
@@ -464,22 +485,22 @@ impl Line {
 
     /// Whether its source can go on under these settings: all that differs, if anything, are
     /// controls, which are set while it runs.
-    pub fn serves(&self, config: &Config, settings: &SourceConfig) -> bool {
-        let options = source_options(config, &self.shared.source, settings);
+    ///
+    /// # Errors
+    /// If a file that belongs to the settings can't be read.
+    pub fn serves(&self, config: &Config, settings: &SourceConfig) -> Result<bool, StartError> {
+        let new = source_options(config, &self.shared.source, settings)?;
         let controls = self.options.controls.clone();
-        SourceOptions {
-            controls,
-            ..options
-        } == self.options
+        Ok(SourceOptions { controls, ..new } == self.options)
     }
 
     /// Takes over the settings of a source that goes on. True if controls were changed.
-    pub fn set_controls(&mut self, config: &Config, settings: &SourceConfig) -> bool {
-        let options = source_options(config, &self.shared.source, settings);
-        let changed = options.controls != self.options.controls;
+    pub fn set_controls(&mut self, settings: &SourceConfig) -> bool {
+        let controls = settings.wanted_controls();
+        let changed = controls != self.options.controls;
         self.pool_plan
-            .change(|wanted| wanted.controls.clone_from(&options.controls));
-        self.options = options;
+            .change(|wanted| wanted.controls.clone_from(&controls));
+        self.options.controls = controls;
         self.settings = settings.clone();
         changed
     }

@@ -220,7 +220,7 @@ impl Running {
             .cloned()
             .collect();
         for step in steps {
-            self.apply(&new, step, &mut reloaded)?;
+            self.apply(step, &mut reloaded)?;
         }
         let (stay, leave) = std::mem::take(&mut self.lines)
             .into_iter()
@@ -255,7 +255,7 @@ impl Running {
                 continue;
             };
             let running = &self.lines[index];
-            if !running.serves(new, &line.settings) {
+            if !running.serves(new, &line.settings)? {
                 let ready = self.maker.prepare(new, line, Some(running))?;
                 steps.push(Step::Replace(index, Box::new(ready)));
                 continue;
@@ -306,16 +306,11 @@ impl Running {
         }
     }
 
-    fn apply(
-        &mut self,
-        new: &Config,
-        step: Step,
-        reloaded: &mut Reloaded,
-    ) -> Result<(), StartError> {
+    fn apply(&mut self, step: Step, reloaded: &mut Reloaded) -> Result<(), StartError> {
         match step {
             Step::Go(index, settings) => {
                 let line = &mut self.lines[index];
-                if line.set_controls(new, &settings) {
+                if line.set_controls(&settings) {
                     reloaded.controls.push(line.shared.source.clone());
                 }
             }
