@@ -16,6 +16,7 @@
 pub(crate) mod annexb;
 mod encoded;
 mod error;
+mod exec;
 mod ffmpeg;
 mod file;
 mod jpeg;
@@ -26,6 +27,7 @@ mod probe;
 mod publish;
 pub mod synthetic;
 mod timeline;
+mod y4m;
 
 #[cfg(test)]
 mod tests;
@@ -306,6 +308,8 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         let pictures = synthetic::SyntheticPictures::open(opts)?;
         let file = PathBuf::from(&opts.uri);
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
+    } else if exec::is_uri(&opts.uri) {
+        exec::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
@@ -348,7 +352,7 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
             return unsupported("network streams are not supported yet; give a video file");
         }
     }
-    for later in ["exec:", "camera:"] {
+    for later in ["camera:"] {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }
