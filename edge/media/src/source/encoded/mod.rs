@@ -626,17 +626,15 @@ impl<C: Connect> EncodedSource<C> {
         };
         tracing::warn!(source = %self.name, "{}; again in {:.1} s", outage.detail, wait.as_secs_f64());
         self.staged = None;
-        let params = self.decoding.params.take();
+        self.decoding.params = None;
         self.decoding.decoder = None;
         self.give_up_pending(cause);
-        if self.is_online || self.delivered > 0 || params.is_some() {
+        if std::mem::take(&mut self.is_online) {
+            // One gap, that ends with the frame after it, however long that takes.
             let now = self.timeline.now_ns();
             self.lose(0, now, cause);
-        }
-        if self.is_online {
             self.timeline.new_epoch();
         }
-        self.is_online = false;
         if self.outage.as_ref() != Some(&outage) {
             self.outage = Some(outage.clone());
             self.told.push_back(SourceEvent::Offline(outage));
@@ -645,8 +643,10 @@ impl<C: Connect> EncodedSource<C> {
 
     fn give_up_pending(&mut self, cause: GapCause) {
         let lost = self.decoding.pending.give_up();
-        let now = self.timeline.now_ns();
-        self.lose(lost, now, cause);
+        if lost > 0 {
+            let now = self.timeline.now_ns();
+            self.lose(lost, now, cause);
+        }
     }
 
     fn lose(&mut self, lost: u64, t_ns: i64, cause: GapCause) {

@@ -215,16 +215,13 @@ fn after_a_loss_everything_waits_for_the_next_key_and_is_counted() {
     assert_eq!(
         seen[6..],
         [
-            "packet 5".to_owned(),
-            "gap 1 missed".to_owned(),
-            "gap 2 undecodable".to_owned(),
-            "frame 5 epoch 0".to_owned(),
-            "packet 6".to_owned(),
-            "frame 6 epoch 0".to_owned(),
-        ]
-        .iter()
-        .cloned()
-        .collect::<Vec<_>>(),
+            "gap 1 missed",
+            "packet 5",
+            "gap 2 undecodable",
+            "frame 5 epoch 0",
+            "packet 6",
+            "frame 6 epoch 0",
+        ],
         "{seen:?}"
     );
 }

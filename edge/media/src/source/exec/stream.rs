@@ -194,6 +194,11 @@ impl PacketStream for ExecStream {
                 return Err(e.unless_stopped(&self.stop));
             }
             if self.waits_for_bytes(left)? {
+                // What it started may hold the pipe open; everything it wrote itself is read.
+                if self.process.has_ended() && self.waits_for_bytes(Duration::ZERO)? {
+                    self.ended = true;
+                    continue;
+                }
                 return Ok(Unit::Waiting);
             }
             if let Err(e) = self.step() {
