@@ -17,6 +17,7 @@ pub(crate) mod annexb;
 mod camera;
 mod encoded;
 mod error;
+mod exec;
 mod ffmpeg;
 mod file;
 mod jpeg;
@@ -28,6 +29,7 @@ mod publish;
 mod rtsp;
 pub mod synthetic;
 mod timeline;
+mod y4m;
 
 #[cfg(test)]
 mod tests;
@@ -316,6 +318,8 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         rtsp::open(opts, clock)?
     } else if camera::is_uri(&opts.uri) {
         camera::open(opts, clock)?
+    } else if exec::is_uri(&opts.uri) {
+        exec::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
@@ -356,11 +360,6 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
     for later in ["http://", "https://"] {
         if uri.starts_with(later) {
             return unsupported("network streams are not supported yet; give a video file");
-        }
-    }
-    for later in ["exec:"] {
-        if uri.starts_with(later) && !Path::new(uri).exists() {
-            return unsupported("this kind of source is not supported yet; give a video file");
         }
     }
     if uri.starts_with("/dev/video") || uri.starts_with("/dev/v4l/") {
