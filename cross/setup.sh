@@ -32,7 +32,7 @@ main() {
         flock 9
     fi
     check_rust
-    os_packages
+    os_packages "${1:-}"
     python_packages "$ROOT/cross/requirements.txt"
     if [ -n "${1:-}" ]; then
         python_packages "$ROOT/cross/requirements-$1.txt"
@@ -74,6 +74,11 @@ libc-headers libc6-dev
 python3 python3
 python3-venv python3-venv
 PROBES
+    if [ "$1" = tests ]; then
+        # A real RTSP server, run by the system's own Python.
+        if ! have python3-gi; then missing+=(python3-gi); fi
+        if ! have gst-rtsp-server; then missing+=(gir1.2-gst-rtsp-server-1.0); fi
+    fi
     if [ ${#missing[@]} -eq 0 ]; then return; fi
     command -v apt-get >/dev/null ||
         die "missing: ${missing[*]} (Debian's names). This is not Debian or Ubuntu: install them by hand"
@@ -90,6 +95,10 @@ have() {
     case "$1" in
         libc-headers) [ -e /usr/include/stdio.h ] ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+        python3-gi) /usr/bin/python3 -c 'import gi' 2>/dev/null ;;
+        gst-rtsp-server)
+            /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null
+            ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

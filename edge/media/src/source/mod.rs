@@ -347,7 +347,7 @@ fn open_file(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sour
 fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
     let unsupported = |detail: &str| {
         Err(SourceError::Unsupported {
-            uri: uri.to_owned(),
+            uri: redacted(uri),
             detail: detail.to_owned(),
         })
     };

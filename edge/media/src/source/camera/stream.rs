@@ -257,7 +257,9 @@ fn capture(
         advice: "use `format = \"auto\"`".to_owned(),
     })?;
     if camera.camera_format() != format {
-        camera.set_camera_format(format).map_err(failed)?;
+        let exactly = RequestedFormatType::Exact(format);
+        let request = RequestedFormat::with_formats(exactly, frame_formats());
+        camera.set_camera_requset(request).map_err(failed)?;
     }
     camera.open_stream().map_err(failed)?;
     let facts = Facts {
@@ -428,7 +430,7 @@ mod tests {
         let slot = parking::Slot::default();
         assert!(slot.ended(Duration::ZERO));
         let (hold, held) = bounded::<()>(0);
-        slot.put(std::thread::spawn(move || drop(held.recv())));
+        slot.put(std::thread::spawn(move || assert!(held.recv().is_err())));
         assert!(!slot.ended(Duration::ZERO));
         drop(hold);
         assert!(slot.ended(Duration::from_secs(60)));

@@ -21,6 +21,8 @@ pub(super) struct Clip {
     pub(super) pictures: Vec<Vec<Vec<u8>>>,
     /// The same decoded: I420, one after the other.
     pub(super) decoded: Vec<Vec<u8>>,
+    /// The same in a file.
+    pub(super) mp4: Vec<u8>,
 }
 
 /// 26 pictures, 25 a second, a key every 10th.
@@ -63,9 +65,23 @@ fn encode(coding: Coding, size: &str) -> Clip {
         coding,
         pictures: pictures(coding, &file),
         decoded: decode(&file, size),
+        mp4: mp4(&file, format),
     };
     assert_eq!((clip.pictures.len(), clip.decoded.len()), (26, 26));
     clip
+}
+
+fn mp4(file: &Path, format: &str) -> Vec<u8> {
+    let out = file.with_extension("mp4");
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-framerate", "25", "-f", format, "-i"])
+        .arg(file)
+        .args(["-c", "copy"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::read(out).unwrap()
 }
 
 fn decode(file: &Path, size: &str) -> Vec<Vec<u8>> {
@@ -138,6 +154,13 @@ impl Coding {
         }
     }
 
+    pub(super) fn is_slice(self, nal: &[u8]) -> bool {
+        match self {
+            Self::H264 => (1..=5).contains(&self.kind(nal)),
+            Self::H265 => self.kind(nal) < 32,
+        }
+    }
+
     /// Kinds of video, sequence and picture parameter sets.
     fn parameter_sets(self) -> &'static [u8] {
         match self {
@@ -171,6 +194,17 @@ impl Clip {
             }
         }
         packet
+    }
+
+    /// The NAL units of a packet.
+    pub(super) fn nals(mut packet: &[u8]) -> Vec<Vec<u8>> {
+        let mut nals = Vec::new();
+        while let Some((length, rest)) = packet.split_first_chunk::<4>() {
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap();
+            nals.push(rest[..length].to_vec());
+            packet = &rest[length..];
+        }
+        nals
     }
 
     pub(super) fn is_key(&self, at: usize) -> bool {

@@ -1,6 +1,7 @@
 //! Real sessions with a server that does what it is told.
 
 mod clip;
+mod gst;
 mod packets;
 mod server;
 mod source;

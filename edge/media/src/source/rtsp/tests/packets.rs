@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+use proptest::sample::Index;
 use visualpath_core::NS_PER_MS;
 
 use super::super::super::encoded::UnitTime;
@@ -199,12 +201,12 @@ fn what_a_server_says_instead_of_pictures_is_told_with_its_cure() {
         ),
         (Describe::Sdp("hello".into()), "DESCRIBE failed", "ffplay"),
         (
-            Describe::Raw(Some(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+            Describe::Raw(Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())),
             "DESCRIBE failed",
             "ffplay",
         ),
         (
-            Describe::Raw(Some(&[0xFF; 4000])),
+            Describe::Raw(Some(vec![0xFF; 4000])),
             "DESCRIBE failed",
             "ffplay",
         ),
@@ -340,6 +342,57 @@ fn packets_that_are_not_video_are_counted_and_the_stream_goes_on() {
     assert!(matches!(stream.next(LONG), Ok(Unit::Lost(_))));
     for n in 20..23 {
         assert_eq!(packet(&mut *stream).data, clip.packet(n));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn no_answer_to_describe_does_more_than_fail(
+        body in any::<bool>(),
+        changes in proptest::collection::vec((any::<Index>(), any::<u8>(), 0..3_usize), 1..8),
+    ) {
+        let sdp = sdp(h264(), true);
+        let head = format!(
+            "RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+            sdp.len()
+        );
+        let from = if body { head.len() } else { 0 };
+        let mut answer = (head + &sdp).into_bytes();
+        for (at, byte, how) in changes {
+            let at = from + at.index(answer.len() - from);
+            match how {
+                0 => answer[at] = byte,
+                // What is cut off is made up for at the end: the length stays.
+                1 => {
+                    answer.remove(at);
+                    answer.push(b'\n');
+                }
+                _ => answer[at] = b"=:;, /0\r\n*"[usize::from(byte) % 10],
+            }
+        }
+        let mut script = Script::describing(Describe::Raw(Some(answer)));
+        script.acts = vec![Act::Close];
+        let server = Server::start(vec![script]);
+        let hurried = Patience {
+            answer: Duration::from_millis(300),
+            silence: Duration::from_millis(300),
+        };
+        let mut connect = connect_with(&server.uri(), &RtspOptions::default(), hurried);
+        let outage = match connect.connect(&StopFlag::new()) {
+            Ok(mut stream) => broken(&mut *stream),
+            Err(ConnectError::Failed(outage)) => outage,
+            Err(ConnectError::Stopped) => panic!("nobody stopped it"),
+        };
+        prop_assert!(outage.detail.starts_with(&server.uri()), "{outage:?}");
+        prop_assert!(outage.detail.chars().count() < 500, "{outage:?}");
+        prop_assert!(!outage.advice.is_empty());
+        prop_assert!(!outage.detail.contains("gave up"), "the library panics: {outage:?}");
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Describe {
     Sdp(String),
     Status(u16),
     /// Bytes that may be anything; `None`: never answers.
-    Raw(Option<&'static [u8]>),
+    Raw(Option<Vec<u8>>),
 }
 
 /// What it does after PLAY.
@@ -293,7 +293,7 @@ fn serve(mut socket: &TcpStream, shared: &Shared) -> io::Result<()> {
                 }
                 ("DESCRIBE", Describe::Status(status)) => answer(&format!("{status} No"), "", ""),
                 ("DESCRIBE", Describe::Raw(bytes)) => {
-                    socket.write_all(bytes.unwrap_or_default())?;
+                    socket.write_all(bytes.as_deref().unwrap_or_default())?;
                     String::new()
                 }
                 ("SETUP", _) => {

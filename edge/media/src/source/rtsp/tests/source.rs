@@ -14,17 +14,17 @@ use crate::convert::Converter;
 use crate::encode::Packet;
 
 /// A source, the pool for its format, and what it has given so far.
-struct Watched {
+pub(super) struct Watched {
     source: Box<dyn Source>,
     pool: FramePool,
-    frames: Vec<Frame>,
-    packets: Vec<Packet>,
+    pub(super) frames: Vec<Frame>,
+    pub(super) packets: Vec<Packet>,
     /// Everything else, as words, with the number of frames before it.
     told: Vec<(usize, String)>,
 }
 
 impl Watched {
-    fn new(uri: &str) -> Self {
+    pub(super) fn new(uri: &str) -> Self {
         let mut opts = SourceOptions::new(Name::new("cam0").unwrap(), uri);
         opts.realtime = true;
         let mut source = open(&opts, Arc::new(MonotonicClock::new())).unwrap();
@@ -43,7 +43,7 @@ impl Watched {
     }
 
     /// Takes events until this holds.
-    fn until(&mut self, enough: impl Fn(&Self) -> bool) {
+    pub(super) fn until(&mut self, enough: impl Fn(&Self) -> bool) {
         let stop = StopFlag::new();
         while !enough(self) {
             match self.source.next(&self.pool, &stop).unwrap() {
@@ -69,7 +69,7 @@ impl Watched {
         self.told.push((self.frames.len(), what));
     }
 
-    fn was_told(&self, what: &str) -> bool {
+    pub(super) fn was_told(&self, what: &str) -> bool {
         self.told.iter().any(|(_, told)| told.starts_with(what))
     }
 }
