@@ -205,13 +205,15 @@ impl Stream {
         let done = self.device()?.dequeue(memory).map_err(&failed)?;
         let index = done.index as usize;
         let filled = match &mut self.buffers {
-            Buffers::Mapped(mapped) => mapped
-                .get_mut(index)
-                .filter(|b| b.with_driver)
-                .map(|buffer| {
-                    buffer.with_driver = false;
-                    Filled::Mapped
-                }),
+            Buffers::Mapped(mapped) => {
+                mapped
+                    .get_mut(index)
+                    .filter(|b| b.with_driver)
+                    .map(|buffer| {
+                        buffer.with_driver = false;
+                        Filled::Mapped
+                    })
+            }
             Buffers::Lent(lent) => lent.get_mut(index).and_then(Option::take).map(|lent| {
                 let (slot, pool) = lent.dequeued();
                 Filled::Slot(slot, pool)
