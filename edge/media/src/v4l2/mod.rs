@@ -23,10 +23,14 @@ mod packets;
 mod rate;
 mod recovery;
 mod run;
+#[cfg(test)]
+mod scripted;
 mod setup;
 mod source;
 mod stream;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use look::{camera, cameras, probe_memory, set_control};
 pub(crate) use source::CameraSource;

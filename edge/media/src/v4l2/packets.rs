@@ -43,6 +43,10 @@ pub(super) struct Decoding {
     waits_for_key: bool,
     /// Packets not told yet, in order.
     pub(super) untold: VecDeque<Packet>,
+    /// Pictures inside the decoder, by frame number.
+    inside: VecDeque<u64>,
+    /// Pictures that went with a decoder, not counted yet.
+    lost: u64,
 }
 
 enum Cutting {
@@ -79,6 +83,8 @@ impl Decoding {
             threads,
             waits_for_key: true,
             untold: VecDeque::new(),
+            inside: VecDeque::new(),
+            lost: 0,
         })
     }
 
@@ -140,7 +146,7 @@ impl Decoding {
 
     fn decode(&mut self, node: &Path, packet: &Packet) -> Result<(), DecodeError> {
         if self.params.as_deref() != Some(&*packet.params) {
-            self.decoder = None;
+            self.drop_decoder();
             self.params = Some(Arc::clone(&packet.params));
             self.waits_for_key = true;
         }
@@ -163,10 +169,35 @@ impl Decoding {
         };
         self.waits_for_key = false;
         let pushed = decoder.push(packet);
-        if let Err(error) = &pushed {
-            self.failed(error);
+        match &pushed {
+            Ok(()) => self.inside.push_back(packet.frame_id),
+            Err(error) => self.failed(error),
         }
         pushed
+    }
+
+    /// Pictures that were accepted by a decoder and will not come, since the last call.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Pictures that are in here: lost if this is dropped now.
+    pub(super) fn inside(&self) -> u64 {
+        (self.inside.len() as u64).saturating_add(self.lost)
+    }
+
+    /// The picture of this frame is out; those before it that are not will not come.
+    fn came(&mut self, frame_id: u64) {
+        while let Some(first) = self.inside.front().copied().filter(|id| *id <= frame_id) {
+            self.inside.pop_front();
+            self.lost += u64::from(first < frame_id);
+        }
+    }
+
+    fn drop_decoder(&mut self) {
+        self.decoder = None;
+        self.lost = self.inside();
+        self.inside.clear();
     }
 
     /// The picture that is ready.
@@ -176,29 +207,34 @@ impl Decoding {
         };
         let ready = decoder.ready();
         if let Err(error) = &ready {
-            let error = error.clone();
-            self.failed(&error);
+            // Which one, nobody says: the oldest.
+            if self.inside.pop_front().is_some() {
+                self.lost += 1;
+            }
+            self.failed(error);
         }
         ready
     }
 
     /// Writes the ready picture into `out`.
-    pub(super) fn take(&mut self, out: &mut [u8]) -> Result<(), DecodeError> {
+    pub(super) fn take(&mut self, picture: &Decoded, out: &mut [u8]) -> Result<(), DecodeError> {
         let Some(decoder) = &mut self.decoder else {
             return Err(DecodeError::Gone("there is none".to_owned()));
         };
         let taken = decoder.take(out);
+        self.came(picture.frame_id);
         if let Err(error) = &taken {
-            let error = error.clone();
-            self.failed(&error);
+            self.failed(error);
         }
         taken
     }
 
-    pub(super) fn skip(&mut self) {
+    /// Passes over the ready picture.
+    pub(super) fn skip(&mut self, picture: &Decoded) {
         if let Some(decoder) = &mut self.decoder {
             decoder.skip();
         }
+        self.came(picture.frame_id);
     }
 
     /// Whether pictures come some time after their packets.
@@ -209,7 +245,7 @@ impl Decoding {
     fn failed(&mut self, error: &DecodeError) {
         self.waits_for_key = !matches!(self.cut, Cutting::Jpeg(_));
         if matches!(error, DecodeError::Gone(_)) {
-            self.decoder = None;
+            self.drop_decoder();
         }
     }
 }

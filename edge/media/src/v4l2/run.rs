@@ -73,6 +73,11 @@ impl Running {
         (&self.node, &mut self.stream)
     }
 
+    /// Pictures inside a decoder, which end with this stream.
+    pub(super) fn inside(&self) -> u64 {
+        self.decoding.as_ref().map_or(0, Decoding::inside)
+    }
+
     pub(super) fn into_parts(self) -> (PathBuf, Stream) {
         (self.node, self.stream)
     }
@@ -225,7 +230,8 @@ impl Running {
     ) -> Result<(), SourceError> {
         let (frame_id, t_ns) = camera.timeline.stamp_aged(Self::age_ns(camera, done));
         let lost = |camera: &mut CameraSource, cause| camera.gap(1, t_ns, cause);
-        if done.error || !self.is_whole(done) {
+        let sign = (done.error || !self.is_whole(done)).then_some(Sign::Damaged);
+        if sign.map(|sign| action(Phase::Dequeueing, sign)) == Some(Action::DropPicture) {
             lost(camera, GapCause::DriverError);
             return Ok(());
         }
@@ -325,8 +331,17 @@ impl Running {
                     camera.gap(1, t_ns, GapCause::Undecodable);
                 }
             }
+            Self::count_lost(decoding, camera, t_ns);
         }
         Ok(())
+    }
+
+    /// Pictures that went with a decoder.
+    fn count_lost(decoding: &mut Decoding, camera: &mut CameraSource, t_ns: i64) {
+        let lost = decoding.take_lost();
+        if lost > 0 {
+            camera.gap(lost, t_ns, GapCause::Undecodable);
+        }
     }
 
     /// Tells of packets and takes a picture that is decoded. Whether there was any.
@@ -339,7 +354,7 @@ impl Running {
             Err(error) => {
                 tracing::debug!(source = %camera.name, %error, "a picture is lost");
                 let now_ns = camera.timeline.now_ns();
-                camera.gap(1, now_ns, GapCause::Undecodable);
+                Self::count_lost(decoding, camera, now_ns);
                 return Ok(true);
             }
         };
@@ -369,11 +384,14 @@ impl Running {
         };
         camera.check(&self.node, pool).map_err(Stop::Fatal)?;
         let Some(mut slot) = pool.try_acquire() else {
-            decoding.skip();
+            decoding.skip(&picture);
+            Self::count_lost(decoding, camera, picture.pts_ns);
             camera.gap(1, picture.pts_ns, GapCause::PoolExhausted);
             return Ok(true);
         };
-        match decoding.take(slot.pixels_mut()) {
+        let taken = decoding.take(&picture, slot.pixels_mut());
+        Self::count_lost(decoding, camera, picture.pts_ns);
+        match taken {
             Ok(()) => deliver(camera, pool, slot, picture.frame_id, picture.pts_ns),
             Err(error) => {
                 tracing::debug!(source = %camera.name, %error, "a picture is lost");

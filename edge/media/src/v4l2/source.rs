@@ -452,6 +452,11 @@ impl CameraSource {
 
     /// The stream is of no more use.
     fn broken(&mut self, running: Running, failed: Failed) {
+        let inside = running.inside();
+        if inside > 0 {
+            let now_ns = self.timeline.now_ns();
+            self.gap(inside, now_ns, GapCause::Undecodable);
+        }
         let (node, stream) = running.into_parts();
         if action(failed.phase, failed.sign) != Action::Renegotiate {
             // Everything is given back before anything else is done.

@@ -92,7 +92,6 @@ pub(super) struct Stream {
     device: Option<Box<dyn CaptureDevice>>,
     buffers: Buffers,
     memory: Memory,
-    on: bool,
 }
 
 impl Stream {
@@ -127,7 +126,6 @@ impl Stream {
             device: Some(device),
             buffers,
             memory,
-            on: false,
         })
     }
 
@@ -138,17 +136,7 @@ impl Stream {
         }
         self.device()?
             .start()
-            .map_err(Failed::of(Phase::Starting, "starting the stream"))?;
-        self.on = true;
-        Ok(())
-    }
-
-    pub(super) fn is_on(&self) -> bool {
-        self.on
-    }
-
-    pub(super) fn memory(&self) -> Memory {
-        self.memory
+            .map_err(Failed::of(Phase::Starting, "starting the stream"))
     }
 
     /// Lends slots of `pool` for all buffers that have none. Of no effect on a driver with memory
