@@ -289,6 +289,13 @@ impl FfmpegDecoder {
                 put_annexb(&mut data, [&p.vps[..], &p.sps, &p.pps]);
             }
             put_annexb(&mut data, nal_units(&packet.data));
+            // ffmpeg looks for the beginning of the next picture: a delimiter, so that it need not
+            // wait for it.
+            let delimiter: &[u8] = match packet.params.codec {
+                Codec::H265 => &[0x46, 0x01, 0x50],
+                _ => &[0x09, 0xF0],
+            };
+            put_annexb(&mut data, [delimiter]);
         }
         let len = u32::try_from(data.len() - head)
             .map_err(|_| DecodeError::Damaged("a packet above 4 GB".to_owned()))?;
@@ -381,11 +388,11 @@ fn write_all(mut stdin: ChildStdin, header: &[u8], packets: &Receiver<Bytes>) {
 
 fn arguments(threads: u32, fps_mode: bool) -> Vec<OsString> {
     let passthrough = if fps_mode { "-fps_mode" } else { "-vsync" };
-    // No probing: the container says everything, and each byte of it is live. Every picture once,
-    // at its own time (see source/ffmpeg.rs).
+    // No probing: the container says everything, and each byte of it is live (`-fflags nobuffer`
+    // would throw away what was probed). Every picture once, at its own time (source/ffmpeg.rs).
     format!(
         "-hide_banner -nostdin -loglevel error -threads {threads} -filter_threads 1 \
-         -fflags nobuffer -probesize 32 -analyzeduration 0 -copyts -f ivf -i pipe:0 \
+         -fpsprobesize 0 -probesize 32 -analyzeduration 0 -copyts -f ivf -i pipe:0 \
          -map 0:v:0 -enc_time_base -1 {passthrough} passthrough \
          -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
     )

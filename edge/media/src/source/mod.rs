@@ -16,6 +16,7 @@
 pub(crate) mod annexb;
 mod encoded;
 mod error;
+mod exec;
 mod ffmpeg;
 mod file;
 mod jpeg;
@@ -31,6 +32,7 @@ mod timeline;
 #[cfg(feature = "v4l2")]
 #[path = "../v4l2/mod.rs"]
 pub(crate) mod v4l2;
+mod y4m;
 
 #[cfg(test)]
 mod tests;
@@ -313,6 +315,8 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
     } else if is_camera(&opts.uri) {
         open_camera(opts, clock)?
+    } else if exec::is_uri(&opts.uri) {
+        exec::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
@@ -377,7 +381,7 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
             return unsupported("network streams are not supported yet; give a video file");
         }
     }
-    for later in ["exec:", "camera:"] {
+    for later in ["camera:"] {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }

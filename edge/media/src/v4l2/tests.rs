@@ -461,8 +461,18 @@ fn a_format_changed_meanwhile_is_negotiated_anew() {
 
 #[test]
 fn memory_that_is_refused_after_all_is_the_drivers_own_from_then_on() {
-    let mut rig = Rig::new(true, &[Step::Picture, Step::Queue(Errno::INVAL)]);
+    let refused = [Step::Picture, Step::Queue(Errno::INVAL)];
+    let mut rig = Rig::new(true, &refused);
     let seen = rig.besides(6);
+    assert_eq!(
+        seen,
+        [Seen::Gap(GapCause::Stalled, 0)],
+        "once is an accident"
+    );
+    for _ in 0..2 {
+        rig.world.lock().script.extend(refused.clone());
+    }
+    let seen = rig.besides(12);
     assert!(seen.contains(&Seen::NewFormat), "{seen:?}");
     assert_eq!(rig.source.info().driver_slots, 0);
     assert!(rig.pool.stats().copies > 0);

@@ -79,6 +79,7 @@ pub(super) struct EncodedSource<C> {
     is_private: bool,
     threads: u32,
     interval: Option<Duration>,
+    start_limit: Duration,
     link: Link,
     backoff: Backoff,
     decoding: Decoding,
@@ -161,6 +162,7 @@ impl<C: Connect> EncodedSource<C> {
             is_private: !opts.privacy.is_empty(),
             threads: opts.decode_threads,
             interval: asked.map(|fps| Duration::from_secs_f64(1.0 / fps)),
+            start_limit: START_LIMIT,
             link: Link::Down {
                 retry_at: Instant::now(),
             },
@@ -173,6 +175,13 @@ impl<C: Connect> EncodedSource<C> {
             delivered: 0,
             last_frame_ns: None,
         }
+    }
+
+    /// Gives a connection less time to its first pictures.
+    #[cfg(test)]
+    pub(super) fn with_start_limit(mut self, limit: Duration) -> Self {
+        self.start_limit = limit;
+        self
     }
 
     fn run(&mut self, pool: &FramePool, stop: &StopFlag) -> Result<SourceEvent, SourceError> {
@@ -229,7 +238,7 @@ impl<C: Connect> EncodedSource<C> {
     /// Takes the next unit from the connection.
     fn listen(&mut self) {
         let late = self.decoding.is_late();
-        let asked = self.interval;
+        let (asked, start_limit) = (self.interval, self.start_limit);
         let Link::Up(up) = &mut self.link else { return };
         match up.stream.next(if late { LATE_SLICE } else { SLICE }) {
             Ok(Unit::Packet(incoming)) => {
@@ -258,7 +267,7 @@ impl<C: Connect> EncodedSource<C> {
                 self.lose(lost, now, GapCause::Missed);
             }
             Ok(Unit::Waiting) => {
-                if let Some(waited) = up.stalled(asked) {
+                if let Some(waited) = up.stalled(asked, start_limit) {
                     let outage = Outage {
                         detail: format!(
                             "{}: nothing for {:.1} s",
@@ -695,11 +704,11 @@ impl Up {
     }
 
     /// How long nothing came, if that is too long.
-    fn stalled(&self, asked: Option<Duration>) -> Option<Duration> {
+    fn stalled(&self, asked: Option<Duration>, start_limit: Duration) -> Option<Duration> {
         let interval = self.interval.max(asked.unwrap_or_default());
         let limit = match self.units {
             // How often something comes is not known yet.
-            0..=2 => START_LIMIT.max(interval * 10),
+            0..=2 => start_limit.max(interval * 10),
             _ => STALL_FLOOR.max(interval * 10),
         };
         let waited = self.last_unit.elapsed();
