@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustix::io::Errno;
+use v4l::FourCC;
 use visualpath_core::{ManualClock, Name, PixelFormat};
 use visualpath_frames::{Frame, FramePool, PoolSpec};
 
+use super::bus::Bus;
+use super::device::{Memory, PixFormat};
+use super::identity::Identity;
 use super::scripted::{INTERVAL_NS, SIZE, ScriptedBus, Shared, Step, picture};
 use super::source::CameraSource;
+use super::stream::Stream;
 use crate::convert::Converter;
 use crate::source::{
     ControlValue, GapCause, Needs, Source, SourceError, SourceEvent, SourceInfo, SourceOptions,
@@ -75,6 +80,7 @@ impl Rig {
         let bus = Box::new(ScriptedBus(world.clone()));
         let source = CameraSource::on(bus, opts, clock.clone()).unwrap();
         let pool = pool_for(source.info(), 1);
+        world.lock().pool = Some(pool.clone());
         Self {
             world,
             clock,
@@ -121,6 +127,7 @@ impl Rig {
                 assert_eq!(&info, self.source.info());
                 self.pools += 1;
                 self.pool = pool_for(&info, self.pools);
+                self.world.lock().pool = Some(self.pool.clone());
                 Seen::NewFormat
             }
             other => panic!("{other:?}"),
@@ -271,8 +278,12 @@ fn userptr_frames_are_not_copied_and_mmap_ones_once() {
 
 #[test]
 fn a_damaged_or_short_buffer_is_counted_and_queued_again() {
-    each_memory(&[Step::Picture, Step::Damaged, Step::Short], |rig| {
-        assert_eq!(rig.besides(4), [Seen::Gap(GapCause::DriverError, 2)]);
+    // More of them than there are buffers.
+    let mut script = vec![Step::Damaged; 6];
+    script.extend([Step::Short, Step::Short]);
+    script.insert(0, Step::Picture);
+    each_memory(&script, |rig| {
+        assert_eq!(rig.besides(4), [Seen::Gap(GapCause::DriverError, 8)]);
         assert_eq!(rig.world.lock().starts, 1, "not opened again");
     });
 }
@@ -376,11 +387,11 @@ fn another_camera_at_the_old_node_is_not_taken_for_the_lost_one() {
     let mut rig = Rig::new(true, &[Step::Picture, Step::Unplugged(1)]);
     rig.until_frames(1);
     rig.world.lock().card = "Another".into();
-    let mut seen = Vec::new();
-    for _ in 0..3 {
-        seen.push(rig.next());
-    }
+    // The gap goes on, a second at a time.
+    let seen: Vec<_> = (0..6).map(|_| rig.next()).collect();
     assert!(offline(&seen, "no such camera"), "{seen:?}");
+    let frames = seen.iter().any(|s| matches!(s, Seen::Frame { .. }));
+    assert!(!frames && !seen.contains(&Seen::Online), "{seen:?}");
     rig.world.lock().card = "Scripted".into();
     rig.until_frames(2);
     rig.end();
@@ -493,6 +504,30 @@ fn a_stream_that_cannot_be_stopped_keeps_its_slots_until_the_device_is_closed() 
 }
 
 #[test]
+fn a_buffer_the_driver_has_is_neither_read_nor_queued_again() {
+    let world = Shared::new(Arc::new(ManualClock::default()), &["NV12"]);
+    let mut bus = ScriptedBus(world.clone());
+    let mut device = bus
+        .open(&mut Identity::of("/dev/video0".as_ref()))
+        .unwrap()
+        .device;
+    let asked = PixFormat::asked(FourCC::new(b"NV12"), SIZE.0, SIZE.1);
+    device.set_format(&asked).unwrap();
+    let mut stream = Stream::new(device, Memory::Mmap, 2).unwrap();
+    stream.start().unwrap();
+    assert!(stream.poll(10).unwrap().frame);
+    let (done, _) = stream.dequeue().unwrap();
+    assert_eq!(stream.planes(&done).unwrap()[0][0], picture(1));
+    for index in 0..3 {
+        stream.give_back(index).unwrap();
+    }
+    assert!(stream.planes(&done).is_none(), "it is the driver's again");
+    drop(stream);
+    assert_eq!(world.lock().violations, Vec::<String>::new());
+    assert_eq!(world.lock().closes, 1);
+}
+
+#[test]
 fn pictures_the_driver_counted_and_did_not_give_are_a_gap() {
     each_memory(&[Step::Picture, Step::Skips(3), Step::Picture], |rig| {
         assert_eq!(rig.besides(3), [Seen::Gap(GapCause::Missed, 3)]);
@@ -542,6 +577,7 @@ fn another_pool_of_the_same_pictures_may_be_given_at_any_time() {
         rig.until_frames(3);
         let old = rig.pool.clone();
         rig.pool = pool_for(rig.source.info(), 9);
+        rig.world.lock().pool = None;
         let seen = rig.until_frames(12);
         assert_eq!(seen.len(), 12, "{seen:?}");
         let (last, _) = rig.kept.back().unwrap();
@@ -559,6 +595,7 @@ fn a_pool_of_too_small_slots_means_a_copy_and_one_of_other_pictures_an_error() {
         ..rig.source.info().clone()
     };
     rig.pool = pool_for(&info, 3);
+    rig.world.lock().pool = None;
     // Whole pages may be enough by chance: then nothing needs to be copied.
     let enough = rig.pool.layout().native_room() >= rig.source.info().native_room;
     rig.until_frames(3);
