@@ -9,5 +9,3 @@ pub mod mp4;
 mod process;
 pub mod ring;
 pub mod source;
-#[cfg(feature = "v4l2")]
-mod v4l2;

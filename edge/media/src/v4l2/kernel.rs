@@ -591,8 +591,8 @@ fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
             bytes: pix.sizeimage,
         }],
         colorspace: pix.colorspace,
-        // SAFETY: two names of one integer.
         ycbcr_enc: if extended {
+            // SAFETY: two names of one integer.
             unsafe { pix.__bindgen_anon_1.ycbcr_enc }
         } else {
             0

@@ -111,7 +111,11 @@ impl Cost {
 fn size_off(have: (u32, u32), want: (u32, u32)) -> u32 {
     let off = |have: u32, want: u32| (f64::from(have.max(1)) / f64::from(want.max(1))).ln().abs();
     let steps = (off(have.0, want.0) + off(have.1, want.1)) / 0.02;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0–4000")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0–4000"
+    )]
     let steps = steps.round() as u32;
     // Of two sizes as far off, the larger: it can be scaled down.
     steps * 2 + u32::from(have.0 < want.0 || have.1 < want.1)
@@ -223,7 +227,12 @@ mod tests {
     #[test]
     fn the_closest_and_cheapest_is_chosen_as_in_this_table() {
         let vivid: Vec<_> = ["RGB3", "GREY", "YUYV", "NM12", "YU12", "NV12"]
-            .map(|f| format(f, &[sized(640, 360, &[60.0, 30.0]), sized(1280, 720, &[30.0])]))
+            .map(|f| {
+                format(
+                    f,
+                    &[sized(640, 360, &[60.0, 30.0]), sized(1280, 720, &[30.0])],
+                )
+            })
             .to_vec();
         let mono = vec![format("GREY", &[sized(640, 400, &[120.0])])];
         let unlisted = vec![format("UYVY", &[])];
@@ -235,27 +244,108 @@ mod tests {
                     max: (1920, 1080),
                     step: (2, 2),
                 },
-                fps: Rates::Range { min: 1.0, max: 60.0 },
+                fps: Rates::Range {
+                    min: 1.0,
+                    max: 60.0,
+                },
             }],
         )];
         let auto = WantedFormat::Auto;
         let rows: &[(&[CameraFormat], WantedFormat, _, _, &str)] = &[
             (&webcam(), auto, None, None, "MJPG 1280x720 30"),
-            (&webcam(), auto, Some((640, 480)), Some(30.0), "YUYV 640x480 30"),
-            (&webcam(), auto, Some((640, 480)), Some(15.0), "YUYV 640x480 15"),
-            (&webcam(), auto, Some((1280, 720)), Some(10.0), "YUYV 1280x720 10"),
-            (&webcam(), auto, Some((1920, 1080)), Some(30.0), "MJPG 1920x1080 30"),
-            (&webcam(), auto, Some((1280, 720)), Some(50.0), "MJPG 1280x720 60"),
-            (&webcam(), auto, Some((1300, 700)), Some(30.0), "MJPG 1280x720 30"),
-            (&webcam(), WantedFormat::H264, None, None, "H264 1280x720 30"),
-            (&webcam(), WantedFormat::Pixels(PixelFormat::Yuyv), Some((1920, 1080)), None, "YUYV 1920x1080 5"),
+            (
+                &webcam(),
+                auto,
+                Some((640, 480)),
+                Some(30.0),
+                "YUYV 640x480 30",
+            ),
+            (
+                &webcam(),
+                auto,
+                Some((640, 480)),
+                Some(15.0),
+                "YUYV 640x480 15",
+            ),
+            (
+                &webcam(),
+                auto,
+                Some((1280, 720)),
+                Some(10.0),
+                "YUYV 1280x720 10",
+            ),
+            (
+                &webcam(),
+                auto,
+                Some((1920, 1080)),
+                Some(30.0),
+                "MJPG 1920x1080 30",
+            ),
+            (
+                &webcam(),
+                auto,
+                Some((1280, 720)),
+                Some(50.0),
+                "MJPG 1280x720 60",
+            ),
+            (
+                &webcam(),
+                auto,
+                Some((1300, 700)),
+                Some(30.0),
+                "MJPG 1280x720 30",
+            ),
+            (
+                &webcam(),
+                WantedFormat::H264,
+                None,
+                None,
+                "H264 1280x720 30",
+            ),
+            (
+                &webcam(),
+                WantedFormat::Pixels(PixelFormat::Yuyv),
+                Some((1920, 1080)),
+                None,
+                "YUYV 1920x1080 5",
+            ),
             (&vivid, auto, None, None, "YU12 1280x720 30"),
-            (&vivid, WantedFormat::Pixels(PixelFormat::Nv12), Some((640, 360)), Some(60.0), "NV12 640x360 60"),
-            (&vivid, WantedFormat::Pixels(PixelFormat::Grey), None, None, "GREY 1280x720 30"),
+            (
+                &vivid,
+                WantedFormat::Pixels(PixelFormat::Nv12),
+                Some((640, 360)),
+                Some(60.0),
+                "NV12 640x360 60",
+            ),
+            (
+                &vivid,
+                WantedFormat::Pixels(PixelFormat::Grey),
+                None,
+                None,
+                "GREY 1280x720 30",
+            ),
             (&mono, auto, None, None, "GREY 640x400 120"),
-            (&unlisted, auto, Some((720, 576)), Some(25.0), "UYVY 720x576 ?"),
-            (&hdmi, auto, Some((1281, 720)), Some(25.0), "UYVY 1282x720 25"),
-            (&webcam(), WantedFormat::Pixels(PixelFormat::Nv12), None, None, "none"),
+            (
+                &unlisted,
+                auto,
+                Some((720, 576)),
+                Some(25.0),
+                "UYVY 720x576 ?",
+            ),
+            (
+                &hdmi,
+                auto,
+                Some((1281, 720)),
+                Some(25.0),
+                "UYVY 1282x720 25",
+            ),
+            (
+                &webcam(),
+                WantedFormat::Pixels(PixelFormat::Nv12),
+                None,
+                None,
+                "none",
+            ),
             (&[], auto, None, None, "none"),
         ];
         for (formats, form, size, fps, expected) in rows {

@@ -1,12 +1,11 @@
-//! What to do when something goes wrong: the whole table, as one function.
+//! What to do when something goes wrong with an open device: the whole table, as one function. A
+//! device that can't be opened is simply looked for again.
 
 use rustix::io::Errno;
 
 /// Where the source was when it saw the sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
-    /// Opening the node.
-    Opening,
     /// Asking for formats, setting them, asking for buffers.
     SettingUp,
     /// STREAMON.
@@ -62,7 +61,7 @@ pub(super) fn action(phase: Phase, sign: Sign) -> Action {
         Sign::SourceChanged => return Action::Renegotiate,
         Sign::Errno(errno) => errno,
     };
-    let before_frames = matches!(phase, Phase::Opening | Phase::SettingUp | Phase::Starting);
+    let before_frames = matches!(phase, Phase::SettingUp | Phase::Starting);
     match errno {
         Errno::INTR => Action::Retry,
         Errno::AGAIN if matches!(phase, Phase::Waiting | Phase::Dequeueing) => Action::Retry,
@@ -100,14 +99,14 @@ mod tests {
             (P::Dequeueing, e(Errno::NODEV), A::Gone),
             (P::Queueing, e(Errno::NODEV), A::Gone),
             (P::Starting, e(Errno::NODEV), A::Gone),
-            (P::Opening, e(Errno::NOENT), A::Gone),
+            (P::SettingUp, e(Errno::NOENT), A::Gone),
             (P::Waiting, Sign::PollGone, A::Gone),
             (P::Waiting, Sign::SourceChanged, A::Renegotiate),
             (P::Dequeueing, e(Errno::PIPE), A::Renegotiate),
             (P::SettingUp, e(Errno::BUSY), A::Wait),
             (P::Starting, e(Errno::NOSPC), A::Wait),
             (P::Starting, e(Errno::IO), A::Wait),
-            (P::Opening, e(Errno::ACCESS), A::Wait),
+            (P::SettingUp, e(Errno::ACCESS), A::Wait),
         ] {
             assert_eq!(action(phase, sign), expected, "{phase:?} {sign:?}");
         }

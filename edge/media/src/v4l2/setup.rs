@@ -13,11 +13,10 @@ use super::device::{CaptureDevice, Memory, PixFormat};
 use super::formats::{self, Kind};
 use super::look;
 use super::negotiate::{self, DEFAULT_FPS};
-use super::recovery::Phase;
+use super::recovery::{Phase, Sign};
 use super::stream::{Failed, Stream};
 use crate::convert::Converter;
 use crate::devices::{CameraFormat, Copies, DeviceError, Wanted, control};
-use crate::encode::Codec;
 use crate::source::{Controls, SourceInfo, WantedFormat};
 
 /// Buffers asked for: one is filled, one waits, one is being looked at, one to spare.
@@ -36,6 +35,8 @@ pub(super) struct Plan {
     pub(super) layout: ImageLayout,
     /// Bytes the driver writes.
     pub(super) room: usize,
+    /// Buffers the driver works with.
+    pub(super) buffers: u32,
     /// As the driver says.
     pub(super) fps: Option<f64>,
     pub(super) description: String,
@@ -46,7 +47,7 @@ impl Plan {
         let direct = self.memory == Memory::UserPtr;
         SourceInfo {
             native_room: if direct { self.room } else { 0 },
-            driver_slots: if direct { BUFFERS as usize } else { 0 },
+            driver_slots: if direct { self.buffers as usize } else { 0 },
             nominal_fps: self.fps,
             encoded: match self.kind {
                 Kind::Packets(codec) => Some(codec),
@@ -57,7 +58,7 @@ impl Plan {
     }
 
     pub(super) fn interval_ns(&self) -> i64 {
-        crate::source::interval_ns(self.fps.unwrap_or(DEFAULT_FPS))
+        crate::source::file::interval_ns(self.fps.unwrap_or(DEFAULT_FPS))
     }
 
     pub(super) fn copies(&self) -> Copies {
@@ -83,9 +84,7 @@ pub(super) fn set_up(
         let what = what.to_owned();
         move |errno| bus.failure(node, &what, errno)
     };
-    let capability = device
-        .capability()
-        .map_err(failed("asking what it is"))?;
+    let capability = device.capability().map_err(failed("asking what it is"))?;
     let formats = device.formats().map_err(failed("listing its formats"))?;
     if look::gives_raw(&capability.driver, &formats) {
         return Err(DeviceError::RawBayer {
@@ -124,13 +123,20 @@ pub(super) fn set_up(
             .max()
             .unwrap_or(0);
         let one_buffer = format.planes.len() == 1;
-        let memory = if no_userptr || !one_buffer || matches!(kind, Kind::Packets(_)) {
-            Memory::Mmap
+        let (memory, buffers) = if no_userptr || !one_buffer || matches!(kind, Kind::Packets(_)) {
+            (Memory::Mmap, BUFFERS)
         } else {
-            let (kept, memory) = try_memory(device, layout, room)
-                .map_err(|(what, errno)| failed(what)(errno))?;
+            let again = |f: Failed| failed(f.what)(errno_of(&f));
+            let (mut kept, mut memory) = try_memory(device, layout, room).map_err(again)?;
+            // An accident must not cost a copy of every picture from here on.
+            if memory.is_none() {
+                (kept, memory) = try_memory(kept, layout, room).map_err(again)?;
+            }
             device = kept;
-            memory
+            match memory {
+                Some(buffers) => (Memory::UserPtr, buffers),
+                None => (Memory::Mmap, BUFFERS),
+            }
         };
         let mut plan = Plan {
             format,
@@ -138,6 +144,7 @@ pub(super) fn set_up(
             memory,
             layout,
             room,
+            buffers,
             fps,
             description: String::new(),
         };
@@ -155,12 +162,9 @@ fn frames_of(format: &PixFormat) -> Option<(Kind, ImageLayout)> {
     let kind = formats::kind(format.fourcc)?;
     let layout = match kind {
         // Pictures in several buffers are put together on the way into the slot.
-        Kind::Pixels(pixels) if format.planes.len() > 1 => ImageLayout::packed(
-            pixels,
-            format.width,
-            format.height,
-            formats::color(format),
-        ),
+        Kind::Pixels(pixels) if format.planes.len() > 1 => {
+            ImageLayout::packed(pixels, format.width, format.height, formats::color(format))
+        }
         Kind::Pixels(pixels) => formats::layout_in_buffer(format, pixels)?,
         Kind::Packets(_) => ImageLayout::packed(
             PixelFormat::I420,
@@ -172,12 +176,13 @@ fn frames_of(format: &PixFormat) -> Option<(Kind, ImageLayout)> {
     (layout.width > 0 && layout.height > 0).then_some((kind, layout))
 }
 
-/// Offers the driver memory of the kind frames lie in.
+/// Offers the driver memory of the kind frames lie in. How many buffers it works with if it takes
+/// that.
 fn try_memory(
     device: Box<dyn CaptureDevice>,
     layout: ImageLayout,
     room: usize,
-) -> Result<(Box<dyn CaptureDevice>, Memory), (&'static str, Errno)> {
+) -> Result<(Box<dyn CaptureDevice>, Option<u32>), Failed> {
     let spec = PoolSpec {
         pool_id: 0,
         slots: 1,
@@ -186,30 +191,26 @@ fn try_memory(
         views: Vec::new(),
     };
     let mut device = device;
-    let Ok(pool) = FramePool::memfd(&spec, Arc::new(Converter)) else {
-        return Ok((device, Memory::Mmap));
+    let Ok(pool) = FramePool::memfd(&spec, Arc::new(Converter::new())) else {
+        return Ok((device, None));
     };
-    match device.request(Memory::UserPtr, 1) {
-        Ok(1..) => {}
+    let buffers = match device.request(Memory::UserPtr, BUFFERS) {
+        Ok(buffers @ 1..) => buffers,
         // As the specification has it, and as some drivers do.
-        Ok(0) | Err(Errno::INVAL | Errno::NOTTY | Errno::NOMEM) => {
-            return Ok((device, Memory::Mmap));
-        }
-        Err(errno) => return Err(("asking for buffers", errno)),
-    }
-    let stream = Stream::new(device, Memory::UserPtr, 1).map_err(|f| (f.what, errno_of(&f)))?;
-    let mut stream = stream;
+        Ok(0) | Err(Errno::INVAL | Errno::NOTTY | Errno::NOMEM) => return Ok((device, None)),
+        Err(errno) => return Err(Failed::of(Phase::SettingUp, "asking for buffers")(errno)),
+    };
+    let mut stream = Stream::new(device, Memory::UserPtr, buffers)?;
     let fed = stream.feed(&pool);
-    let device = stream
-        .stop()
-        .ok_or(("taking back a frame's memory", Errno::IO))?;
+    let kept = Failed::of(Phase::SettingUp, "taking back a frame's memory");
+    let device = stream.stop().ok_or_else(|| kept(Errno::IO))?;
     match fed {
-        Ok(_) => Ok((device, Memory::UserPtr)),
+        Ok(_) => Ok((device, Some(buffers))),
         Err(failed) => match errno_of(&failed) {
-            gone @ (Errno::NODEV | Errno::NXIO) => Err((failed.what, gone)),
+            Errno::NODEV | Errno::NXIO => Err(failed),
             errno => {
                 tracing::debug!(%errno, "the driver does not write into frames itself");
-                Ok((device, Memory::Mmap))
+                Ok((device, None))
             }
         },
     }
@@ -218,7 +219,7 @@ fn try_memory(
 /// The errno of a failed call.
 pub(super) fn errno_of(failed: &Failed) -> Errno {
     match failed.sign {
-        super::recovery::Sign::Errno(errno) => errno,
+        Sign::Errno(errno) => errno,
         _ => Errno::IO,
     }
 }
@@ -302,18 +303,5 @@ fn no_format(node: &Path, formats: &[CameraFormat], wanted: &Wanted) -> DeviceEr
         } else {
             format!("write format = \"auto\" (it has {})", listed(&usable))
         },
-    }
-}
-
-/// The phase of an error that says no more than [`DeviceError`].
-pub(super) fn phase_of(_: &DeviceError) -> Phase {
-    Phase::SettingUp
-}
-
-/// Which codec a plan's packets have.
-pub(super) fn codec(plan: &Plan) -> Option<Codec> {
-    match plan.kind {
-        Kind::Packets(codec) => Some(codec),
-        Kind::Pixels(_) => None,
     }
 }

@@ -92,7 +92,6 @@ pub(super) struct Stream {
     device: Option<Box<dyn CaptureDevice>>,
     buffers: Buffers,
     memory: Memory,
-    on: bool,
 }
 
 impl Stream {
@@ -127,7 +126,6 @@ impl Stream {
             device: Some(device),
             buffers,
             memory,
-            on: false,
         })
     }
 
@@ -138,17 +136,7 @@ impl Stream {
         }
         self.device()?
             .start()
-            .map_err(Failed::of(Phase::Starting, "starting the stream"))?;
-        self.on = true;
-        Ok(())
-    }
-
-    pub(super) fn is_on(&self) -> bool {
-        self.on
-    }
-
-    pub(super) fn memory(&self) -> Memory {
-        self.memory
+            .map_err(Failed::of(Phase::Starting, "starting the stream"))
     }
 
     /// Lends slots of `pool` for all buffers that have none. Of no effect on a driver with memory
@@ -205,13 +193,15 @@ impl Stream {
         let done = self.device()?.dequeue(memory).map_err(&failed)?;
         let index = done.index as usize;
         let filled = match &mut self.buffers {
-            Buffers::Mapped(mapped) => mapped
-                .get_mut(index)
-                .filter(|b| b.with_driver)
-                .map(|buffer| {
-                    buffer.with_driver = false;
-                    Filled::Mapped
-                }),
+            Buffers::Mapped(mapped) => {
+                mapped
+                    .get_mut(index)
+                    .filter(|b| b.with_driver)
+                    .map(|buffer| {
+                        buffer.with_driver = false;
+                        Filled::Mapped
+                    })
+            }
             Buffers::Lent(lent) => lent.get_mut(index).and_then(Option::take).map(|lent| {
                 let (slot, pool) = lent.dequeued();
                 Filled::Slot(slot, pool)
