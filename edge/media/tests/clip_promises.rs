@@ -181,6 +181,21 @@ fn a_clip_that_is_being_written_can_be_read() {
 }
 
 #[test]
+fn a_clip_that_begins_with_its_trigger_can_be_read_within_a_second() {
+    let (camera, bench) = (Camera::new(), Bench::start("cam0", |o| o.gop_s = 10.0));
+    bench.offer(camera.frame(0, at(0)));
+    bench.settle();
+    // The newest picture is all there is, and it is not known yet how long it is shown.
+    bench.lane.request(request(1, at(0), 0, at(1000)));
+    offer_all(&bench, &camera, 1..25);
+    bench.settle();
+    let parts = files(bench.dir.path(), ".mp4.part");
+    assert!(decode(&parts[0], false).len() >= 10);
+    bench.lane.finish(Finish::Stopped, LONG).unwrap();
+    bench.ready();
+}
+
+#[test]
 fn the_end_of_a_range_is_exact_whether_it_is_set_early_or_late() {
     let camera = Camera::new();
     for end in [45, 70, 120] {

@@ -359,6 +359,46 @@ fn h265_of_a_camera_is_in_the_clip_bit_for_bit() {
     assert_eq!(clip.lead_in_frames, 3);
 }
 
+/// The bytes of a box, wherever it is.
+fn find_box(file: &Path, kind: &[u8; 4]) -> Vec<u8> {
+    let bytes = std::fs::read(file).unwrap();
+    let at = bytes.windows(4).position(|w| w == kind).unwrap() - 4;
+    let size = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    bytes[at + 8..at + size as usize].to_vec()
+}
+
+#[test]
+fn the_sample_entry_says_what_ffmpegs_own_says_of_the_same_stream() {
+    for pixels in ["yuv420p", "yuv422p10le", "yuv444p"] {
+        let coding = ["-c:v", "libx265", "-pix_fmt", pixels, "-x265-params"];
+        let params = ["log-level=none:pools=none:frame-threads=1:temporal-layers=1"];
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own.mp4");
+        let source = ["-f", "lavfi", "-i", "testsrc=s=128x64:r=25:d=1"];
+        let to = ["-tag:v", "hvc1", "-f", "mp4", own.to_str().unwrap()];
+        ffmpeg(&[&source[..], &coding, &params, &to].concat());
+        let stream = read(Codec::H265, &own);
+        let bench = Bench::start("cam0", |_| {});
+        pass(&bench, &stream.packets());
+        let mut asked = request(1, jittered(5), 0, 0);
+        (asked.start_ns, asked.end_ns) = (jittered(0), jittered(10));
+        bench.lane.request(asked);
+        bench
+            .lane
+            .finish(Finish::SourceEnd, std::time::Duration::from_secs(120))
+            .unwrap();
+        let clip = bench.ready();
+        let (own, ours) = (
+            find_box(&own, b"hvcC"),
+            find_box(&bench.path(&clip), b"hvcC"),
+        );
+        // Version, profile, tier, level; sample format; layers. Not: parallelism, SEI.
+        assert_eq!(ours[..13], own[..13], "{pixels}");
+        assert_eq!(ours[16..19], own[16..19], "{pixels}");
+        assert_eq!(ours[21], own[21], "{pixels}");
+    }
+}
+
 #[test]
 fn mjpeg_of_a_camera_is_in_the_clip_bit_for_bit_and_starts_at_the_very_picture() {
     let clip = exact_clip(&mjpeg(60), Codec::Mjpeg);

@@ -18,6 +18,9 @@ use crate::ring::{Gap, Ring};
 
 /// Longest fragment: what a crash may cost.
 const FRAGMENT_NS: i64 = 2 * NS_PER_S;
+/// Longest first fragment: who uploads a clip while it is written has bytes within a second of the
+/// trigger.
+const FIRST_FRAGMENT_NS: i64 = NS_PER_S / 2;
 /// How long the last picture is shown when there is no other to measure by.
 const LONE_PICTURE_NS: i64 = NS_PER_S / 25;
 /// Gaps listed in a clip; later ones are added to the last.
@@ -314,7 +317,11 @@ impl Writing {
             let with_this_ns = packet.dts_ns - first.dts_ns + step_ns;
             // Where every picture is a key, one fragment each would be a sync of the disk each.
             let gop_begins = packet.is_key && !last.is_key;
-            if gop_begins || with_this_ns > FRAGMENT_NS {
+            let longest_ns = match self.mux.samples() {
+                0 => FIRST_FRAGMENT_NS,
+                _ => FRAGMENT_NS,
+            };
+            if gop_begins || with_this_ns > longest_ns {
                 let flushed = self.flush(packet.dts_ns)?;
                 if flushed != Step::Open {
                     return Ok(flushed);

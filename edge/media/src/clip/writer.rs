@@ -281,26 +281,36 @@ impl Writer {
             }
         }
         let kept = match self.needs_key && !packet.is_key {
-            true => Err(RingError::NoKey { pts_ns: t_ns }),
+            true => Err(RingError::Params { pts_ns: t_ns }),
             false => self.ring.add(packet.clone()),
         };
-        self.needs_key = kept.is_err();
-        if let Err(e) = kept {
-            tracing::warn!(source = %self.source, error = %e, "a packet was not kept");
-            let gap = Gap {
-                from_ns: self.ring.newest_ns().unwrap_or(t_ns),
-                to_ns: t_ns,
-                lost: 1,
-                cause: GapCause::EncoderError,
-            };
-            return self.take(Evidence::Gap(gap));
+        match kept {
+            Ok(()) => self.needs_key = false,
+            // Too long without a key packet for the ring. A clip that has the last one goes on.
+            Err(RingError::NoKey { .. }) => {}
+            Err(e @ RingError::NoEnd { .. }) => {
+                tracing::warn!(source = %self.source, error = %e, "no pre-roll");
+            }
+            Err(e @ (RingError::Order { .. } | RingError::Params { .. })) => {
+                if !self.needs_key {
+                    tracing::warn!(source = %self.source, error = %e, "a packet was not kept");
+                }
+                self.needs_key = true;
+                let gap = Gap {
+                    from_ns: self.ring.newest_ns().unwrap_or(t_ns),
+                    to_ns: t_ns,
+                    lost: 1,
+                    cause: GapCause::EncoderError,
+                };
+                return self.take(Evidence::Gap(gap));
+            }
         }
         for i in (0..self.clips.len()).rev() {
             let clip = &mut self.clips[i];
             if !clip.is_waiting() {
                 let step = clip.push(&packet);
                 self.after(i, step);
-            } else if dts_ns >= clip.request.start_ns {
+            } else if dts_ns >= clip.request.start_ns && self.ring.oldest_ns().is_some() {
                 self.begin(i);
             }
         }

@@ -67,6 +67,14 @@ pub enum RingError {
         /// That of the newest packet.
         last_ns: i64,
     },
+    /// No key packet came for so long that memory would not be bounded; the GOP was thrown away.
+    #[error(
+        "no key packet in {bytes} bytes: let the camera make one more often, or raise [clip] ring_bytes"
+    )]
+    NoEnd {
+        /// Cost of the GOP.
+        bytes: usize,
+    },
     /// Other parameter sets need a key packet.
     #[error("the packet at {pts_ns} ns needs other parameter sets than the key packet before it")]
     Params {
@@ -75,6 +83,9 @@ pub enum RingError {
     },
 }
 
+/// A GOP is not thrown away while it is written unless it costs more than this and than twice the
+/// budget.
+const MOST_GOP_BYTES: usize = 32 << 20;
 /// Longest time a packet counts for in the bit rate: beyond it nothing was there.
 const LONGEST_STEP_NS: i64 = NS_PER_S;
 /// Media that must have been seen before a measured bit rate counts.
@@ -101,12 +112,13 @@ impl Gop {
     }
 
     /// Whether `packet` begins another GOP: a key, unless it follows a key directly and this GOP is
-    /// not `longest_ns` long yet.
-    fn ends_before(&self, packet: &Packet, longest_ns: i64) -> bool {
+    /// neither `longest_ns` long yet nor costs `most`.
+    fn ends_before(&self, packet: &Packet, longest_ns: i64, most: usize) -> bool {
         let Some((first, last)) = self.packets.first().zip(self.packets.last()) else {
             return true;
         };
         let joins = last.is_key
+            && self.cost < most
             && packet.params == first.params
             && packet.dts_ns.saturating_sub(first.dts_ns) < longest_ns;
         packet.is_key && !joins
@@ -153,8 +165,9 @@ pub struct RingState {
 ///
 /// **Eviction.** After a packet was added, whole GOPs are thrown away, oldest first, while the ring
 /// costs more than its budget and holds more than one GOP. The GOP being written is never thrown
-/// away, so one that is larger than the budget is held in full: the ring then exceeds its budget by
-/// at most that one GOP, whose length the encoder bounds (`gop_s`).
+/// away, so one that is larger than the budget is held in full, and the ring exceeds its budget by
+/// at most that one GOP. How long it gets is up to `gop_s`, or to the camera; beyond twice the budget
+/// and 32 MiB it is thrown away after all, and nothing is held until the next key packet.
 ///
 /// **Time.** Adding is O(1) amortised (each packet is pushed once and popped once; throwing away the
 /// longest GOP looks at all that are left), finding the
@@ -200,7 +213,8 @@ impl Ring {
     /// Adds a packet, then evicts.
     ///
     /// # Errors
-    /// A packet that nothing could decode, or that is not newer than the newest, is not taken.
+    /// A packet that nothing could decode, that is not newer than the newest, or with which a GOP
+    /// gets too large, is not taken.
     pub fn add(&mut self, packet: Packet) -> Result<(), RingError> {
         if let Some(last_ns) = self.last_dts_ns.filter(|last| packet.dts_ns <= *last) {
             let dts_ns = packet.dts_ns;
@@ -211,7 +225,7 @@ impl Ring {
         let media_ns = step_ns.min(LONGEST_STEP_NS);
         match self.gops.back_mut() {
             None if !packet.is_key => return Err(RingError::NoKey { pts_ns }),
-            Some(gop) if !gop.ends_before(&packet, self.group_ns) => {
+            Some(gop) if !gop.ends_before(&packet, self.group_ns, self.budget_bytes / 8) => {
                 if gop.params() != Some(&packet.params) {
                     return Err(RingError::Params { pts_ns });
                 }
@@ -237,24 +251,34 @@ impl Ring {
         self.bytes += cost;
         self.packets += 1;
         self.evict();
+        let most = self.budget_bytes.saturating_mul(2).max(MOST_GOP_BYTES);
+        if self.gops.len() == 1 && self.bytes > most {
+            let bytes = self.bytes;
+            self.evict_oldest();
+            return Err(RingError::NoEnd { bytes });
+        }
         Ok(())
+    }
+
+    fn evict_oldest(&mut self) {
+        let Some(gop) = self.gops.pop_front() else {
+            return;
+        };
+        self.bytes -= gop.cost;
+        self.media_ns -= gop.media_ns;
+        if gop.media_ns >= self.longest_gop_ns {
+            let newest = self.gops.len().saturating_sub(1);
+            let whole = self.gops.iter().take(newest).map(|g| g.media_ns);
+            self.longest_gop_ns = whole.max().unwrap_or(0);
+        }
+        self.packets -= gop.packets.len();
+        self.evicted_gops += 1;
+        self.evicted_packets += gop.packets.len() as u64;
     }
 
     fn evict(&mut self) {
         while self.bytes > self.budget_bytes && self.gops.len() > 1 {
-            let Some(gop) = self.gops.pop_front() else {
-                return;
-            };
-            self.bytes -= gop.cost;
-            self.media_ns -= gop.media_ns;
-            if gop.media_ns >= self.longest_gop_ns {
-                let newest = self.gops.len().saturating_sub(1);
-                let whole = self.gops.iter().take(newest).map(|g| g.media_ns);
-                self.longest_gop_ns = whole.max().unwrap_or(0);
-            }
-            self.packets -= gop.packets.len();
-            self.evicted_gops += 1;
-            self.evicted_packets += gop.packets.len() as u64;
+            self.evict_oldest();
         }
         if let Some(oldest) = self.oldest_ns() {
             while self.gaps.front().is_some_and(|g| g.to_ns <= oldest) {
@@ -417,6 +441,24 @@ mod tests {
     }
 
     #[test]
+    fn a_camera_that_makes_no_key_packet_does_not_fill_the_memory() {
+        let mut ring = Ring::new(10, 0);
+        ring.add(packet(0, true, 1)).unwrap();
+        let len = 1 << 20;
+        let mut error = None;
+        for i in 1..40 {
+            error = error.or(ring.add(packet(i, false, len)).err());
+        }
+        assert!(matches!(error, Some(RingError::NoEnd { .. })), "{error:?}");
+        let s = ring.state();
+        assert_eq!((s.packets, s.bytes, s.oldest_ns), (0, 0, None));
+        assert!(ring.has_evicted());
+        ring.add(packet(50, true, 1)).unwrap();
+        ring.add(packet(51, false, 1)).unwrap();
+        assert_eq!(ring.state().packets, 2);
+    }
+
+    #[test]
     fn other_parameter_sets_begin_a_gop_with_a_key_or_are_refused() {
         let other = |t, is_key| Packet {
             params: CodecParams::for_tests(32, 16),
@@ -450,7 +492,12 @@ mod tests {
                 let taken = ring.add(packet(t, key, len)).is_ok();
                 prop_assert_eq!(taken, key || !model.is_empty());
                 if taken {
-                    let begins = key && !(last_key && t - begun < group);
+                    let gop_cost: usize = model.iter().rev().scan(false, |over, p| {
+                        let take = !std::mem::replace(over, *over || p.1);
+                        take.then_some(p.2)
+                    }).sum();
+                    let joins = last_key && t - begun < group && gop_cost < budget / 8;
+                    let begins = key && !joins;
                     begun = if begins { t } else { begun };
                     model.push((t, begins, len + PACKET_OVERHEAD));
                     last_key = key;
