@@ -324,7 +324,9 @@ impl Capture {
     /// Evidence as the device made it.
     fn packet(&self, packet: Packet) {
         if let Some(evidence) = self.shared.evidence() {
-            evidence.offer_packet(packet);
+            // The lane reports a loss as a gap of the clips concerned.
+            let (Offered::Taken | Offered::Lost | Offered::Stopped) =
+                evidence.offer_packet(packet);
         }
     }
 
