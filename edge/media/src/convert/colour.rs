@@ -1,12 +1,15 @@
 //! Colour: YUV to RGB by the `yuv` crate (SIMD), and the small conversions around it.
 
 use visualpath_core::{ColorMatrix, ColorRange, ColorSpec, ImageLayout, PixelFormat};
-use yuv::{
-    YuvBiPlanarImage, YuvConversionMode, YuvError, YuvPackedImage, YuvPlanarImage, YuvRange,
-    YuvStandardMatrix,
-};
+use yuv::{YuvError, YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
-use super::resample::{Rows, RowsMut};
+use super::resample::Rows;
+
+/// Rows of bytes to write, beginning at the first.
+pub(super) struct RowsMut<'a> {
+    pub(super) bytes: &'a mut [u8],
+    pub(super) stride: usize,
+}
 
 fn meaning(color: ColorSpec) -> (YuvRange, YuvStandardMatrix) {
     let range = match color.range {
@@ -29,46 +32,49 @@ fn in_words(result: Result<(), YuvError>) -> Result<(), String> {
     result.map_err(|e| e.to_string())
 }
 
-/// Three planes of the same size to RGB or BGR.
-pub(super) fn yuv444_to_rgb(
-    planes: &[Vec<u8>; 3],
-    (width, height): (usize, usize),
-    color: ColorSpec,
+/// Three planes of R, G and B to RGB or BGR.
+pub(super) fn interleave(
+    [r, g, b]: [&[u8]; 3],
+    stride: usize,
+    size: (usize, usize),
     out: RowsMut<'_>,
     bgr: bool,
 ) -> Result<(), String> {
-    let [y, u, v] = planes;
-    let image = planar([y, u, v], [width, width], (width, height));
-    let (range, matrix) = meaning(color);
-    let convert = if bgr {
-        yuv::yuv444_to_bgr
+    // To `yuv`, planes of green, blue and red are a YUV picture without a matrix.
+    let image = planar([g, b, r], [stride; 3], size);
+    let interleave = if bgr {
+        yuv::gbr_to_bgr
     } else {
-        yuv::yuv444_to_rgb
+        yuv::gbr_to_rgb
     };
-    let stride = u32_of(out.stride);
-    in_words(convert(&image, out.bytes, stride, range, matrix))
+    in_words(interleave(
+        &image,
+        out.bytes,
+        u32_of(out.stride),
+        YuvRange::Full,
+    ))
 }
 
 fn planar<'a>(
     [y, u, v]: [&'a [u8]; 3],
-    [luma_stride, chroma_stride]: [usize; 2],
+    strides: [usize; 3],
     (width, height): (usize, usize),
 ) -> YuvPlanarImage<'a, u8> {
     YuvPlanarImage {
         y_plane: y,
-        y_stride: u32_of(luma_stride),
+        y_stride: u32_of(strides[0]),
         u_plane: u,
-        u_stride: u32_of(chroma_stride),
+        u_stride: u32_of(strides[1]),
         v_plane: v,
-        v_stride: u32_of(chroma_stride),
+        v_stride: u32_of(strides[2]),
         width: u32_of(width),
         height: u32_of(height),
     }
 }
 
-/// A whole picture to RGB or BGR of its own size. Each chroma sample counts for the pixels it was
+/// A planar picture to RGB or BGR of its own size. Each chroma sample counts for the pixels it was
 /// taken over, as OpenCV has it.
-pub(super) fn unscaled_to_rgb(
+pub(super) fn i420_to_rgb(
     native: &ImageLayout,
     src: &[u8],
     out: RowsMut<'_>,
@@ -78,79 +84,20 @@ pub(super) fn unscaled_to_rgb(
     let plane = |i| native.plane(src, i).unwrap_or(&[]);
     let stride = |i: usize| native.planes().get(i).map_or(0, |p| p.stride);
     let size = (native.width as usize, native.height as usize);
-    let out_stride = u32_of(out.stride);
-    in_words(match native.format {
-        PixelFormat::I420 => {
-            let image = planar([plane(0), plane(1), plane(2)], [stride(0), stride(1)], size);
-            let convert = if bgr {
-                yuv::yuv420_to_bgr
-            } else {
-                yuv::yuv420_to_rgb
-            };
-            convert(&image, out.bytes, out_stride, range, matrix)
-        }
-        PixelFormat::Nv12 => {
-            let image = YuvBiPlanarImage {
-                y_plane: plane(0),
-                y_stride: u32_of(stride(0)),
-                uv_plane: plane(1),
-                uv_stride: u32_of(stride(1)),
-                width: native.width,
-                height: native.height,
-            };
-            let convert = if bgr {
-                yuv::yuv_nv12_to_bgr
-            } else {
-                yuv::yuv_nv12_to_rgb
-            };
-            let mode = YuvConversionMode::Balanced;
-            convert(&image, out.bytes, out_stride, range, matrix, mode)
-        }
-        _ => {
-            let image = YuvPackedImage {
-                yuy: plane(0),
-                yuy_stride: u32_of(stride(0)),
-                width: native.width,
-                height: native.height,
-            };
-            let convert = if bgr {
-                yuv::yuyv422_to_bgr
-            } else {
-                yuv::yuyv422_to_rgb
-            };
-            convert(&image, out.bytes, out_stride, range, matrix)
-        }
-    })
-}
-
-/// Takes one byte in `step` out of every row, for each of the targets from its own first byte.
-pub(super) fn take_apart(
-    src: Rows<'_>,
-    (width, height): (usize, usize),
-    step: usize,
-    targets: [(&mut Vec<u8>, usize); 2],
-) {
-    for (target, first) in targets {
-        target.resize(width * height, 0);
-        let rows = src.bytes.chunks(src.stride.max(1));
-        for (row, out) in rows.zip(target.chunks_exact_mut(width.max(1))) {
-            let from = row.get(first..).unwrap_or(&[]).iter().step_by(step);
-            for (out, &v) in out.iter_mut().zip(from) {
-                *out = v;
-            }
-        }
-    }
-}
-
-/// The luma of a packed Y U Y V picture.
-pub(super) fn take_luma(src: Rows<'_>, (width, height): (usize, usize), luma: &mut Vec<u8>) {
-    luma.resize(width * height, 0);
-    let rows = src.bytes.chunks(src.stride.max(1));
-    for (row, out) in rows.zip(luma.chunks_exact_mut(width.max(1))) {
-        for (out, &y) in out.iter_mut().zip(row.iter().step_by(2)) {
-            *out = y;
-        }
-    }
+    let planes = [plane(0), plane(1), plane(2)];
+    let image = planar(planes, [stride(0), stride(1), stride(2)], size);
+    let convert = if bgr {
+        yuv::yuv420_to_bgr
+    } else {
+        yuv::yuv420_to_rgb
+    };
+    in_words(convert(
+        &image,
+        out.bytes,
+        u32_of(out.stride),
+        range,
+        matrix,
+    ))
 }
 
 fn each_row(src: Rows<'_>, dst: RowsMut<'_>, height: usize, mut f: impl FnMut(&[u8], &mut [u8])) {
@@ -210,18 +157,30 @@ pub(super) fn weigh_rgb(
     });
 }
 
-/// Luma of 16–235 to 0–255; full range stays.
-pub(super) fn expand(rows: RowsMut<'_>, (width, height): (usize, usize), range: ColorRange) {
-    if range == ColorRange::Full {
-        return;
+/// Luma of a YUV picture whose first plane is `src`, at full range.
+pub(super) fn luma(native: &ImageLayout, src: Rows<'_>, dst: RowsMut<'_>, size: (usize, usize)) {
+    let (step, first) = match native.format {
+        PixelFormat::Yuyv => (2, 0),
+        PixelFormat::Uyvy => (2, 1),
+        _ => (1, 0),
+    };
+    let limited = native.color.range == ColorRange::Limited;
+    if step == 1 && !limited {
+        return copy_rows(src, dst, size);
     }
-    for row in rows.bytes.chunks_mut(rows.stride.max(1)).take(height) {
-        for v in row.iter_mut().take(width) {
-            *v = EXPANDED[usize::from(*v)];
+    let (width, height) = size;
+    each_row(src, dst, height, |from, to| {
+        let from = from.get(first..).unwrap_or(&[]).iter().step_by(step);
+        let pairs = to.iter_mut().zip(from).take(width);
+        if limited {
+            pairs.for_each(|(out, y)| *out = EXPANDED[usize::from(*y)]);
+        } else {
+            pairs.for_each(|(out, y)| *out = *y);
         }
-    }
+    });
 }
 
+/// Luma of 16–235 to 0–255.
 const EXPANDED: [u8; 256] = {
     let mut table = [0; 256];
     let mut y = 0_usize;
