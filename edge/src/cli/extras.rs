@@ -163,7 +163,7 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
 /// How long the plugin's process has to end by itself.
 const CHILD_GRACE: Duration = Duration::from_secs(5);
 
-fn one_look(worker: &mut LaneWorker, frame: Frame) -> Result<Reply, Failed> {
+pub(super) fn one_look(worker: &mut LaneWorker, frame: Frame) -> Result<Reply, Failed> {
     let job = Job::new(frame);
     match worker {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => Ok(runner.run(&job)),

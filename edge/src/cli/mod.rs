@@ -1,7 +1,9 @@
 //! The command line: verbs, logging, exit codes.
 
 mod check;
+mod doctor;
 mod extras;
+mod measure;
 mod plugins;
 mod run;
 mod scaffold;
@@ -52,6 +54,18 @@ enum Verb {
         #[arg(long)]
         tests: bool,
         /// Print the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try out everything the config asks for (camera, models, broker, disk, clock, sandbox) and say
+    /// what this board holds of it. Exit code 1 if something does not work.
+    Doctor {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Open the sources, but do not watch them: no capacity plan.
+        #[arg(long)]
+        quick: bool,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -218,6 +232,11 @@ pub fn main() -> Exit {
             };
             check::validate(&config, wanted)
         }
+        Verb::Doctor {
+            config,
+            quick,
+            json,
+        } => doctor::run(&config, quick, json),
         Verb::Config(ConfigVerb::Schema { message }) => check::schema(message.as_deref()),
         Verb::Config(ConfigVerb::Default) => say(config::default_text().trim_end()),
         Verb::Config(ConfigVerb::Show {
