@@ -116,6 +116,11 @@ fn is_memory(f_type: rustix::fs::FsWord) -> bool {
     [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(f_type as u64 & 0xffff_ffff))
 }
 
+/// Whether this user may write to a directory, or make it.
+pub fn can_write(dir: &Path) -> bool {
+    tempfile::tempfile_in(existing(dir)).is_ok()
+}
+
 /// The directory itself, or the nearest above it that is there.
 fn existing(dir: &Path) -> PathBuf {
     let mut place = dir;

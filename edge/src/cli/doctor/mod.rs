@@ -11,7 +11,7 @@ mod disk;
 mod finding;
 mod inference;
 mod machine;
-mod program;
+pub mod program;
 mod sandbox;
 mod source;
 
@@ -30,7 +30,7 @@ use capacity::{SourcePlan, Wants};
 use finding::{Code, Finding, Severity};
 use machine::Machine;
 
-pub use disk::bytes;
+pub use disk::can_write;
 pub use machine::Machine as ThisMachine;
 
 /// How long each source is watched.
