@@ -2,8 +2,11 @@
 pub mod clip;
 pub mod convert;
 pub mod decode;
+pub mod devices;
 pub mod encode;
 pub mod jpeg;
 pub mod mp4;
 pub mod ring;
 pub mod source;
+#[cfg(feature = "v4l2")]
+mod v4l2;
