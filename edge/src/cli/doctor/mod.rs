@@ -65,6 +65,7 @@ pub fn run(args: &ConfigArgs, quick: bool, json: bool) -> Exit {
     let mut report = Report::default();
     let config = the_config(args, &mut report);
     report.add(Machine::this().check());
+    report.add([source::cameras()]);
     report.add(inference::runtimes());
     match &config {
         Some(loaded) => configured(loaded, &registry, quick, &mut report),
@@ -171,7 +172,8 @@ fn configured(loaded: &Loaded, registry: &Registry, quick: bool, report: &mut Re
         Err(error) => {
             report.add(unplanned(loaded, registry, &error));
             for (name, settings) in &config.source {
-                report.add([source::open(name, settings)]);
+                let finding = source::device(name, settings);
+                report.add([finding.unwrap_or_else(|| source::open(name, settings))]);
             }
             return report.add(sandbox::check(config, &[]));
         }
@@ -217,6 +219,10 @@ fn sources(config: &Config, lines: Vec<LinePlan>, quick: bool, report: &mut Repo
         let (mut extractors, found) =
             inference::load(config, &line.source, line.extractors, &bell, work.path());
         report.add(found);
+        if let Some(finding) = source::device(&line.source, &line.settings) {
+            report.add([finding]);
+            continue;
+        }
         if quick {
             report.add([source::open(&line.source, &line.settings)]);
             continue;

@@ -1,9 +1,11 @@
 //! Sources: can they be opened, and do they give the pictures that were asked for.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use visualpath_core::Name;
+use visualpath_media::devices::{self, Camera, DeviceError};
 use visualpath_media::encode::Bitrate;
 use visualpath_media::source::{self, SourceError};
 
@@ -15,6 +17,9 @@ use crate::pipeline::build::{self, Loaded};
 
 /// A source that gives less than this share of what was asked is slow.
 const ENOUGH: f64 = 0.8;
+const MISSING: &str =
+    "plug it in; `visualpath devices` lists the cameras that are there, by names that stay (by-id)";
+const DENIED: &str = "add the user that runs visualpath to the group `video` (usermod -aG video USER) and log in again";
 /// How long a program may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -70,6 +75,86 @@ pub fn programs(name: &Name, settings: &SourceConfig) -> Vec<Finding> {
         .map(|p| one_of(&[p], install))
         .into_iter()
         .collect()
+}
+
+/// The cameras of this machine.
+pub fn cameras() -> Finding {
+    let one = |camera: Result<Camera, DeviceError>| match camera {
+        Ok(camera) => {
+            let busy = camera
+                .busy
+                .as_ref()
+                .map_or_else(String::new, |by| format!(", open in {by}"));
+            format!(
+                "{} ({}{busy})",
+                crate::cli::devices::uri(&camera),
+                camera.card
+            )
+        }
+        Err(error) => error.to_string(),
+    };
+    let mut all: Vec<String> = devices::cameras().into_iter().map(one).collect();
+    let stacks = crate::cli::devices::stacks();
+    all.extend(
+        stacks
+            .into_iter()
+            .map(|s| format!("{} ({})", s.uri, s.camera)),
+    );
+    let detail = match all.is_empty() {
+        true => "none on this machine".to_owned(),
+        false => all.join("; "),
+    };
+    Finding::new(Code::Cameras, "cameras", detail)
+}
+
+/// What speaks against a camera before it is asked for pictures; `None` of what is no camera's node.
+pub fn device(name: &Name, settings: &SourceConfig) -> Option<Finding> {
+    let uri = settings.uri.as_str();
+    if !uri.starts_with("/dev/") {
+        return None;
+    }
+    match devices::camera(Path::new(uri)) {
+        Ok(Camera { busy: Some(by), .. }) => Some(
+            Finding::new(Code::SourceBusy, subject(name), format!("{uri} is open in {by}"))
+                .advise(
+                    "end that program; if it is visualpath itself, all is well: try again when it is stopped",
+                ),
+        ),
+        Ok(Camera {
+            raw_bayer: true,
+            instead,
+            ..
+        }) => {
+            let instead = instead.unwrap_or_else(|| "libcamera:0".to_owned());
+            Some(
+                Finding::new(
+                    Code::SourceBroken,
+                    subject(name),
+                    format!("{uri} gives a sensor's raw mosaic, not pictures"),
+                )
+                .advise(format!("set {}.uri = \"{instead}\"", subject(name))),
+            )
+        }
+        Ok(_) => None,
+        Err(error) => Some(refused(name, &error)),
+    }
+}
+
+/// What a device says of itself.
+fn refused(name: &Name, error: &DeviceError) -> Finding {
+    let (code, advice) = match error {
+        DeviceError::Missing { .. } => (Code::SourceMissing, MISSING),
+        DeviceError::Denied { .. } => (Code::SourcePermission, DENIED),
+        DeviceError::Busy { .. } => (
+            Code::SourceBusy,
+            "end that program; if it is visualpath itself, all is well: try again when it is stopped",
+        ),
+        _ => (
+            Code::SourceBroken,
+            "`visualpath devices` lists the cameras that are there",
+        ),
+    };
+    Finding::new(code, subject(name), error.to_string()).advise(advice)
 }
 
 /// Opens a source and closes it again.
@@ -137,8 +222,7 @@ pub fn asked_fps(settings: &SourceConfig, measured: &Measured) -> Option<f64> {
 /// A file can't be faster than it is.
 fn is_file(settings: &SourceConfig) -> bool {
     let uri = settings.uri.strip_prefix("file:").unwrap_or(&settings.uri);
-    std::path::Path::new(uri.trim_start_matches("//")).is_file()
-        || std::path::Path::new(uri).is_file()
+    Path::new(uri.trim_start_matches("//")).is_file() || Path::new(uri).is_file()
 }
 
 fn pace(name: &Name, settings: &SourceConfig, measured: &Measured) -> Finding {
@@ -202,10 +286,7 @@ fn nothing(name: &Name, settings: &SourceConfig, error: &MeasureError) -> Findin
 fn unusable(name: &Name, settings: &SourceConfig, error: &SourceError) -> Finding {
     let is_device = settings.uri.starts_with("/dev/");
     let (code, advice) = match error {
-        SourceError::NotFound { .. } if is_device => (
-            Code::SourceMissing,
-            "plug it in; `visualpath devices` lists the cameras that are there, by names that stay (by-id)",
-        ),
+        SourceError::NotFound { .. } if is_device => (Code::SourceMissing, MISSING),
         SourceError::NotFound { .. } => (
             Code::SourceMissing,
             "correct `uri`, or copy the file there; relative paths count from the working directory",
