@@ -78,10 +78,9 @@ pub fn trial(options: &MqttOptions, limit: Duration) -> Result<Trial, TrialError
         .enable_all()
         .build()?;
     let mut connect = None;
-    let tried = runtime.block_on(tokio::time::timeout(
-        limit,
-        one_message(options, limit, &mut connect),
-    ));
+    let tried = runtime.block_on(async {
+        tokio::time::timeout(limit, one_message(options, limit, &mut connect)).await
+    });
     // A name that is being looked up is not waited for.
     runtime.shutdown_background();
     tried.unwrap_or_else(|_| {

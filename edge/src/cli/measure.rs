@@ -27,7 +27,7 @@ pub struct Asked {
     pub length: Duration,
     /// Slots of its pool.
     pub slots: usize,
-    /// Encode as well.
+    /// Encode as well, unless the source is encoded itself.
     pub encode: Option<(Bitrate, f64)>,
     /// Keep the picture with the best object in it.
     pub picture: bool,
@@ -144,6 +144,9 @@ pub struct Measured {
 /// How long a source may take for its first picture.
 const FIRST_PICTURE: Duration = Duration::from_secs(10);
 
+/// How long a process may take for one picture.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
 /// The whole picture, for people.
 const WHOLE: ViewSpec = ViewSpec {
     format: ViewFormat::Rgb,
@@ -166,6 +169,7 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
         }
     }
     let info = source.info().clone();
+    let encoded = info.encoded.is_some();
     let pool = build::pool(&info, 1, asked.slots + info.driver_slots, &views)?;
     let stop = StopFlag::new();
     let (to_looker, pictures) = bounded(1);
@@ -190,7 +194,7 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
         .name("measure".to_owned())
         .spawn(move || capture.run())
         .map_err(MeasureError::Thread)?;
-    let mut looker = Looker::new(asked, extractors);
+    let mut looker = Looker::new(asked, extractors, encoded);
     let began = Instant::now();
     let mut end = began + FIRST_PICTURE;
     let mut waiting = true;
@@ -308,8 +312,9 @@ struct Looker<'a> {
 }
 
 impl<'a> Looker<'a> {
-    fn new(asked: &Asked, extractors: &'a mut [Loaded]) -> Self {
-        let encoder = asked.encode.map(|(bitrate, fps)| {
+    fn new(asked: &Asked, extractors: &'a mut [Loaded], encoded: bool) -> Self {
+        let encode = asked.encode.filter(|_| !encoded);
+        let encoder = encode.map(|(bitrate, fps)| {
             OpenH264::new(EncoderOptions {
                 bitrate,
                 fps,
@@ -341,7 +346,8 @@ impl<'a> Looker<'a> {
                 return Err(failed(gone.why.to_string()));
             }
             let lease = frame.lease(frame.pool().holder(loaded.name.as_str()));
-            let reply = one_look(&mut loaded.worker, lease).map_err(|(_, m)| failed(m))?;
+            let reply = one_look(&mut loaded.worker, lease, Some(LONGEST_LOOK))
+                .map_err(|(_, m)| failed(m))?;
             match reply.outcome {
                 Outcome::Observed(held) => {
                     let seen = held.observations.iter().map(|o| &o.data.objects);

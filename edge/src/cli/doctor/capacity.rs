@@ -205,10 +205,10 @@ pub fn source(config: &Config, wants: &Wants, measured: &Measured) -> (SourcePla
         Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
     };
     let bits = bitrate.bits_per_s(layout.width, layout.height, fps);
+    // What an encoded source sends is its own affair.
+    let encodes = wants.clips && measured.info.encoded.is_none();
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    let ring_s = wants
-        .clips
-        .then(|| config.clip.ring_bytes as f64 * 8.0 / f64::from(bits.max(1)));
+    let ring_s = encodes.then(|| config.clip.ring_bytes as f64 * 8.0 / f64::from(bits.max(1)));
     let looking: f64 = loads
         .iter()
         .zip(&plans)

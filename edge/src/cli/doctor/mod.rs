@@ -46,8 +46,13 @@ struct Report {
 }
 
 impl Report {
+    /// Each once: an extractor of two sources is loaded twice.
     fn add(&mut self, found: impl IntoIterator<Item = Finding>) {
-        self.findings.extend(found);
+        for finding in found {
+            if !self.findings.contains(&finding) {
+                self.findings.push(finding);
+            }
+        }
     }
 
     fn count(&mut self) {
