@@ -494,7 +494,7 @@ pub fn slug(name: &str) -> String {
 /// (metadata, codecs, image processors) are left out.
 pub fn cameras() -> Vec<Result<Camera, DeviceError>> {
     #[cfg(feature = "v4l2")]
-    return crate::v4l2::cameras();
+    return crate::source::v4l2::cameras();
     #[cfg(not(feature = "v4l2"))]
     return vec![Err(DeviceError::NotBuilt)];
 }
@@ -505,7 +505,7 @@ pub fn cameras() -> Vec<Result<Camera, DeviceError>> {
 /// When it can't be opened, or is no camera.
 pub fn camera(node: &Path) -> Result<Camera, DeviceError> {
     #[cfg(feature = "v4l2")]
-    return crate::v4l2::camera(node);
+    return crate::source::v4l2::camera(node);
     #[cfg(not(feature = "v4l2"))]
     return not_built(node);
 }
@@ -517,7 +517,7 @@ pub fn camera(node: &Path) -> Result<Camera, DeviceError> {
 /// When it can't be opened, is busy, or has no such format.
 pub fn probe_memory(node: &Path, wanted: &Wanted) -> Result<Copies, DeviceError> {
     #[cfg(feature = "v4l2")]
-    return crate::v4l2::probe_memory(node, wanted);
+    return crate::source::v4l2::probe_memory(node, wanted);
     #[cfg(not(feature = "v4l2"))]
     return not_built((node, wanted));
 }
@@ -528,7 +528,7 @@ pub fn probe_memory(node: &Path, wanted: &Wanted) -> Result<Copies, DeviceError>
 /// When there is no such device or control, or it does not take the value.
 pub fn set_control(node: &Path, name: &str, value: &ControlValue) -> Result<(), DeviceError> {
     #[cfg(feature = "v4l2")]
-    return crate::v4l2::set_control(node, name, value);
+    return crate::source::v4l2::set_control(node, name, value);
     #[cfg(not(feature = "v4l2"))]
     return not_built((node, name, value));
 }

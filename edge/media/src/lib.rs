@@ -6,7 +6,6 @@ pub mod devices;
 pub mod encode;
 pub mod jpeg;
 pub mod mp4;
+mod process;
 pub mod ring;
 pub mod source;
-#[cfg(feature = "v4l2")]
-mod v4l2;

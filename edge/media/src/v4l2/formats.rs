@@ -145,8 +145,8 @@ pub(super) fn layout_in_buffer(format: &PixFormat, pixels: PixelFormat) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::PlaneFormat;
     use super::*;
-    use crate::v4l2::device::PlaneFormat;
 
     fn format(fourcc: &[u8; 4], stride: u32, bytes: u32) -> PixFormat {
         PixFormat {

@@ -591,8 +591,8 @@ fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
             bytes: pix.sizeimage,
         }],
         colorspace: pix.colorspace,
-        // SAFETY: two names of one integer.
         ycbcr_enc: if extended {
+            // SAFETY: two names of one integer.
             unsafe { pix.__bindgen_anon_1.ycbcr_enc }
         } else {
             0
@@ -628,7 +628,7 @@ fn interval(fps: f64) -> raw::v4l2_fract {
     let near = |numerator: u32| {
         let denominator = (fps * f64::from(numerator)).round();
         let off = (denominator / f64::from(numerator) - fps).abs();
-        (off < 1e-3 && (1.0..=4e9).contains(&denominator)).then_some((numerator, denominator))
+        (off < fps * 1e-4 && (1.0..=4e9).contains(&denominator)).then_some((numerator, denominator))
     };
     let (numerator, denominator) = near(1)
         .or_else(|| near(2))

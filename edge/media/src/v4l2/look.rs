@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::bus::Machine;
 use super::device::CaptureDevice;
 use super::formats;
 use super::identity::{Places, instead_of, is_raw_driver};
 use super::kernel::{KernelDevice, NotOpened};
-use crate::devices::{Camera, CameraFormat, DeviceError, control};
+use super::setup;
+use crate::devices::{Camera, CameraFormat, Copies, DeviceError, Wanted, control};
 use crate::source::ControlValue;
 
 /// See [`crate::devices::cameras`].
@@ -46,6 +48,14 @@ pub(crate) fn set_control(
     device
         .set_control(known.id, number)
         .map_err(|e| failed(&format!("setting `{name}` to {number}"), e))
+}
+
+/// See [`crate::devices::probe_memory`].
+pub(crate) fn probe_memory(path: &Path, wanted: &Wanted) -> Result<Copies, DeviceError> {
+    let (node, device) = open(&Places::default(), path)?;
+    let bus = Machine::new();
+    let (_, plan) = setup::set_up(&bus, &node, Box::new(device), wanted, false)?;
+    Ok(plan.copies())
 }
 
 /// Opens the node behind `path`.
@@ -170,7 +180,7 @@ mod tests {
         let bayer = format("RG10", false);
         let yuyv = format("YUYV", true);
         assert!(gives_raw("rp1-cfe", &[bayer.clone(), yuyv.clone()]));
-        assert!(gives_raw("some-csi", &[bayer.clone()]));
+        assert!(gives_raw("some-csi", std::slice::from_ref(&bayer)));
         assert!(!gives_raw("vivid", &[bayer, yuyv.clone()]));
         assert!(
             !gives_raw("unicam", &[yuyv]),

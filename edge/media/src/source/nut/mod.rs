@@ -163,9 +163,19 @@ impl<R: Read> NutReader<R> {
         &self.stream.info
     }
 
+    /// What the codec needs before the first frame (parameter sets); raw video has none.
+    pub fn codec_data(&self) -> &[u8] {
+        &self.stream.codec_data
+    }
+
     /// The input, to set what it needs to know; reading from it loses the place.
     pub fn input_mut(&mut self) -> &mut R {
         self.input.inner.get_mut()
+    }
+
+    /// Whether bytes were read from the input that nobody has looked at yet.
+    pub fn has_buffered(&self) -> bool {
+        self.pending.is_some() || !self.input.inner.buffer().is_empty()
     }
 
     /// Goes to the next frame; what was not read of the one before is skipped. `None` at the end.
