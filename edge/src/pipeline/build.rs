@@ -10,7 +10,7 @@ use visualpath_core::{
 };
 use visualpath_frames::{Frame, FramePool, PoolError, PoolSpec};
 use visualpath_media::convert::Converter;
-use visualpath_media::source::{SourceInfo, SourceOptions};
+use visualpath_media::source::SourceInfo;
 use visualpath_platform::isolation::{
     ChildEvent, ChildFusion, ChildSpec, ChildWorker, ErrorKind, Launcher, NotRunning, Patience,
     Pixels,
@@ -205,18 +205,6 @@ fn fault_of(reason: &NotRunning) -> Option<PluginError> {
         },
         ErrorKind::Plugin | ErrorKind::Protocol => return None,
     })
-}
-
-/// How a source of the config is opened.
-pub fn source_options(name: &Name, settings: &config::SourceConfig) -> SourceOptions {
-    SourceOptions {
-        realtime: settings.realtime,
-        loop_: settings.repeat,
-        width: settings.width,
-        height: settings.height,
-        fps: settings.fps,
-        ..SourceOptions::new(name.clone(), settings.uri.clone())
-    }
 }
 
 /// The pool for frames of one format, with every view the extractors want.

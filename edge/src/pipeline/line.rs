@@ -17,13 +17,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
-use visualpath_media::source::{self, SourceInfo, Start};
+use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
 use visualpath_platform::{
     Bell, BellSender, Captured, Flow, FlowChange, FlowSpec, FlowStats, Leaving,
 };
 
-use super::build::{self, Nursery, Pace};
+use super::build::{Nursery, Pace};
 use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
 use super::plan::LinePlan;
 use super::shape::{PathFacts, Reshape, Shape};
@@ -178,7 +178,14 @@ impl LineMaker {
     ) -> Result<Ready, StartError> {
         let source_name = plan.source.clone();
         let settings = plan.settings.clone();
-        let options = build::source_options(&source_name, &settings);
+        let options = SourceOptions {
+            realtime: settings.realtime,
+            loop_: settings.repeat,
+            width: settings.width,
+            height: settings.height,
+            fps: settings.fps,
+            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
+        };
         let source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
             StartError::Source {
                 source_name: source_name.clone(),

@@ -11,7 +11,7 @@ use visualpath_media::source::{self, SourceError};
 
 use super::finding::{Code, Finding};
 use super::program;
-use crate::cli::measure::{Asked, MeasureError, Measured, measure};
+use crate::cli::measure::{Asked, MeasureError, Measured, measure, source_options};
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::build::{self, Loaded};
 
@@ -159,7 +159,7 @@ fn refused(name: &Name, error: &DeviceError) -> Finding {
 
 /// Opens a source and closes it again.
 pub fn open(name: &Name, settings: &SourceConfig) -> Finding {
-    match source::open(&build::source_options(name, settings), build::clock()) {
+    match source::open(&source_options(name, settings), build::clock()) {
         Ok(source) => {
             let detail = format!("opened: {}", source.info().description);
             Finding::new(Code::Source, subject(name), detail)
@@ -197,7 +197,7 @@ pub fn try_out(
         Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
     };
     let asked = Asked {
-        source: build::source_options(name, settings),
+        source: source_options(name, settings),
         length: wanted.length,
         slots: wanted.slots,
         encode: wanted
@@ -303,6 +303,7 @@ fn unusable(name: &Name, settings: &SourceConfig, error: &SourceError) -> Findin
                 },
             )
         }
+        SourceError::Device(error) => return refused(name, error),
         SourceError::FfmpegMissing { .. } => {
             (Code::ProgramMissing, "Debian, Ubuntu: apt install ffmpeg")
         }

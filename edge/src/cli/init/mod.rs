@@ -23,7 +23,7 @@ use visualpath_media::source::SourceOptions;
 use visualpath_platform::Bell;
 
 use super::doctor::{self, ThisMachine};
-use super::measure::{Asked, MeasureError, Measured, Picture, measure, round_fps};
+use super::measure::{Asked, MeasureError, Measured, Picture, measure, round_fps, source_options};
 use super::{complain_line, exit_of, fail, findings_of, say, say_json};
 use crate::builtin;
 use crate::config::{self, Config, Diagnostic, LoadOptions, Loaded};
@@ -336,7 +336,7 @@ fn look(
         source: SourceOptions {
             // A short file is begun again; a camera does not care.
             loop_: true,
-            ..build::source_options(&line.source, &line.settings)
+            ..source_options(&line.source, &line.settings)
         },
         length: Duration::from_secs_f64(seconds),
         slots,
