@@ -14,6 +14,9 @@ use rumqttc::{
 use crate::publisher::MqttOptions;
 use crate::url::{BrokerUrl, Scheme};
 
+/// How long a DISCONNECT may take to leave.
+const GOODBYE: Duration = Duration::from_millis(500);
+
 /// What a try came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trial {
@@ -141,7 +144,10 @@ async fn one_message(
                     tracing::debug!(%error, "no DISCONNECT could be sent");
                 }
                 // Until the DISCONNECT has left, which ends the event loop with an error.
-                while event_loop.poll().await.is_ok() {}
+                let leaving = async { while event_loop.poll().await.is_ok() {} };
+                if tokio::time::timeout(GOODBYE, leaving).await.is_err() {
+                    tracing::debug!("the DISCONNECT did not leave in time");
+                }
                 return Ok(Trial { connect, publish });
             }
             Ok(_) => {}
