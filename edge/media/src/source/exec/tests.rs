@@ -1,8 +1,4 @@
 //! Real programs: ffmpeg as the camera, shells that misbehave.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "numbers small by construction"
-)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
