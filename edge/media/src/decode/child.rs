@@ -57,7 +57,7 @@ struct Running {
 enum Stage {
     /// Not a byte has come out yet.
     Silent(ChildStdout),
-    Open(NutReader<Output>),
+    Open(Box<NutReader<Output>>),
     Broken,
 }
 
@@ -330,7 +330,7 @@ impl Running {
                     if &stream.fourcc != b"I420" || stream.width.max(stream.height) > MAX_SIDE {
                         return Err(NutError::Unsupported("pictures other than asked for"));
                     }
-                    self.stage = Stage::Open(nut);
+                    self.stage = Stage::Open(Box::new(nut));
                 }
                 None => return Ok(Progress::End),
             }

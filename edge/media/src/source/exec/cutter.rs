@@ -125,7 +125,7 @@ mod tests {
 
     fn jpeg(seed: u8) -> Vec<u8> {
         let pixels: Vec<u8> = (0..32 * 24 * 3_u32)
-            .map(|i| (i as u8).wrapping_mul(seed))
+            .map(|i| i.to_le_bytes()[0].wrapping_mul(seed))
             .collect();
         let image = turbojpeg::Image {
             pixels: pixels.as_slice(),

@@ -54,7 +54,7 @@ fn what_is_no_video_is_refused_with_the_reason() {
             "no JPEG",
         ),
         ("http://10.0.0.1/s".into(), "Unsupported", "network streams"),
-        ("exec:cat".into(), "Unsupported", "not supported yet"),
+        ("exec:".into(), "Unsupported", "no command"),
         ("synthetic:?widht=1".into(), "Parameter", "`width`"),
         (String::new(), "Unsupported", "empty"),
     ] {
