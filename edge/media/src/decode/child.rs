@@ -57,7 +57,7 @@ struct Running {
 enum Stage {
     /// Not a byte has come out yet.
     Silent(ChildStdout),
-    Open(NutReader<Output>),
+    Open(Box<NutReader<Output>>),
     Broken,
 }
 
@@ -105,7 +105,11 @@ impl FfmpegDecoder {
     fn start(&self) -> Result<Running, DecodeError> {
         let gone = |e: io::Error| DecodeError::Gone(format!("starting {}: {e}", self.name));
         let mut command = Command::new(&self.program);
-        command.args(arguments(self.threads, knows_fps_mode(&self.program)));
+        command.args(arguments(
+            self.params.codec,
+            self.threads,
+            knows_fps_mode(&self.program),
+        ));
         // Nothing of a decoder is worth waiting for.
         let (process, pipes) = Process::spawn(command, self.name, true, Duration::ZERO)
             .map_err(|e| match e.kind() {
@@ -289,13 +293,6 @@ impl FfmpegDecoder {
                 put_annexb(&mut data, [&p.vps[..], &p.sps, &p.pps]);
             }
             put_annexb(&mut data, nal_units(&packet.data));
-            // ffmpeg looks for the beginning of the next picture: a delimiter, so that it need not
-            // wait for it.
-            let delimiter: &[u8] = match packet.params.codec {
-                Codec::H265 => &[0x46, 0x01, 0x50],
-                _ => &[0x09, 0xF0],
-            };
-            put_annexb(&mut data, [delimiter]);
         }
         let len = u32::try_from(data.len() - head)
             .map_err(|_| DecodeError::Damaged("a packet above 4 GB".to_owned()))?;
@@ -333,7 +330,7 @@ impl Running {
                     if &stream.fourcc != b"I420" || stream.width.max(stream.height) > MAX_SIDE {
                         return Err(NutError::Unsupported("pictures other than asked for"));
                     }
-                    self.stage = Stage::Open(nut);
+                    self.stage = Stage::Open(Box::new(nut));
                 }
                 None => return Ok(Progress::End),
             }
@@ -386,15 +383,20 @@ fn write_all(mut stdin: ChildStdin, header: &[u8], packets: &Receiver<Bytes>) {
     }
 }
 
-fn arguments(threads: u32, fps_mode: bool) -> Vec<OsString> {
+fn arguments(codec: Codec, threads: u32, fps_mode: bool) -> Vec<OsString> {
     let passthrough = if fps_mode { "-fps_mode" } else { "-vsync" };
     // No probing: the container says everything, and each byte of it is live (`-fflags nobuffer`
     // would throw away what was probed). Every picture once, at its own time (source/ffmpeg.rs).
+    let decoder = match codec {
+        Codec::H264 => "h264",
+        Codec::H265 => "hevc",
+        Codec::Mjpeg => "mjpeg",
+    };
     format!(
         "-hide_banner -nostdin -loglevel error -threads {threads} -filter_threads 1 \
-         -fpsprobesize 0 -probesize 32 -analyzeduration 0 -copyts -f ivf -i pipe:0 \
+         -fpsprobesize 0 -probesize 32 -analyzeduration 0 -copyts -f ivf -c:v {decoder} -i pipe:0 \
          -map 0:v:0 -enc_time_base -1 {passthrough} passthrough \
-         -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
+         -threads 1 -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
     )
     .split_ascii_whitespace()
     .map(OsString::from)

@@ -8,12 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use visualpath_core::MonotonicClock;
+use visualpath_core::{FrameMeta, MonotonicClock};
 use visualpath_frames::PoolSpec;
 
 use super::*;
 use crate::convert::Converter;
-use crate::encode::{Encoder, EncoderOptions, OpenH264};
+use crate::decode;
+use crate::encode::{CodecParams, Encoder, EncoderOptions, OpenH264};
 
 const W: u32 = 64;
 const H: u32 = 48;
@@ -197,7 +198,9 @@ fn the_format_comes_first_then_each_packet_before_its_frame() {
 #[test]
 fn packets_before_the_first_key_are_dropped_and_use_up_no_number() {
     let packets = h264(12, W, H);
-    let mut bench = Bench::new(vec![Ok(units(&packets[3..]))]).needs_packets();
+    let mut script = units(&packets[3..]);
+    script.push_front(Ok(Unit::Lost(2)));
+    let mut bench = Bench::new(vec![Ok(script)]).needs_packets();
     let seen = bench.until("frame 1");
     assert_eq!(seen[..3], ["online", "format 64x48", "packet 0"]);
     assert!(!seen.iter().any(|e| e.starts_with("gap")), "{seen:?}");
@@ -215,16 +218,13 @@ fn after_a_loss_everything_waits_for_the_next_key_and_is_counted() {
     assert_eq!(
         seen[6..],
         [
-            "packet 5".to_owned(),
-            "gap 1 missed".to_owned(),
-            "gap 2 undecodable".to_owned(),
-            "frame 5 epoch 0".to_owned(),
-            "packet 6".to_owned(),
-            "frame 6 epoch 0".to_owned(),
-        ]
-        .iter()
-        .cloned()
-        .collect::<Vec<_>>(),
+            "gap 1 missed",
+            "packet 5",
+            "gap 2 undecodable",
+            "frame 5 epoch 0",
+            "packet 6",
+            "frame 6 epoch 0",
+        ],
         "{seen:?}"
     );
 }

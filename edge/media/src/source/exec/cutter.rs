@@ -29,8 +29,7 @@ pub(super) struct JpegCutter {
 enum Walk {
     End(usize),
     More,
-    /// What follows may begin here.
-    Broken(usize),
+    Broken,
 }
 
 impl JpegCutter {
@@ -58,8 +57,9 @@ impl JpegCutter {
                 self.buf.advance(2);
                 Piece::Broken
             }
-            Walk::Broken(at) => {
-                self.buf.advance(at.clamp(2, self.buf.len()));
+            // Lengths in it can't be trusted: the next start mark is looked for from here on.
+            Walk::Broken => {
+                self.buf.advance(2);
                 Piece::Broken
             }
         };
@@ -95,12 +95,12 @@ impl JpegCutter {
                     continue;
                 }
                 (0xFF, EOI) => return Walk::End(self.at + 2),
-                (0xFF, SOI) => return Walk::Broken(self.at),
+                (0xFF, SOI) => return Walk::Broken,
                 (0xFF, 0x01 | 0xD0..=0xD7) => {
                     self.at += 2;
                     continue;
                 }
-                (0xFF, 0x00) | (..=0xFE, _) => return Walk::Broken(self.at),
+                (0xFF, 0x00) | (..=0xFE, _) => return Walk::Broken,
                 _ => {}
             }
             let Some(&[hi, lo]) = self.buf.get(self.at + 2..self.at + 4) else {
@@ -108,7 +108,7 @@ impl JpegCutter {
             };
             let len = usize::from(u16::from_be_bytes([hi, lo]));
             if len < 2 {
-                return Walk::Broken(self.at);
+                return Walk::Broken;
             }
             // May be beyond what is there yet.
             self.at += 2 + len;
@@ -125,7 +125,7 @@ mod tests {
 
     fn jpeg(seed: u8) -> Vec<u8> {
         let pixels: Vec<u8> = (0..32 * 24 * 3_u32)
-            .map(|i| (i as u8).wrapping_mul(seed))
+            .map(|i| i.to_le_bytes()[0].wrapping_mul(seed))
             .collect();
         let image = turbojpeg::Image {
             pixels: pixels.as_slice(),

@@ -9,6 +9,7 @@
 //! and started again when it ends or stalls (`encoded/mod.rs`).
 
 mod cutter;
+mod forms;
 mod preset;
 mod stream;
 mod words;

@@ -1,8 +1,4 @@
 //! Real programs: ffmpeg as the camera, shells that misbehave.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "numbers small by construction"
-)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -316,14 +312,24 @@ fn a_program_that_ends_at_once_is_not_started_in_a_busy_loop() {
 
 #[test]
 fn a_program_that_writes_nothing_is_given_up_and_started_again() {
-    let mut source = impatient("exec:sleep 1000");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("starts");
+    // The third one works.
+    let uri = format!(
+        "exec:sh -c 'echo x >> {log}; if [ $(wc -l < {log}) -lt 3 ]; then exec sleep 1000; fi; \
+         exec ffmpeg -v error -nostdin -re {SOURCE} -c:v mjpeg -f mjpeg pipe:1'",
+        log = log.display()
+    );
+    let mut source = impatient(&uri);
     let mut seen = Seen::default();
-    watch(&mut *source, &mut seen, |s| s.offline.len() >= 2);
+    watch(&mut *source, &mut seen, |s| !s.frames.is_empty());
+    assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 3);
     assert!(
-        seen.offline.iter().all(|o| o.contains("nothing for")),
+        seen.offline[0].contains("nothing for"),
         "{:?}",
         seen.offline
     );
+    assert!(seen.gaps.is_empty(), "nothing was lost that had begun");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn what_is_no_video_is_refused_with_the_reason() {
         ),
         ("http://10.0.0.1/s".into(), "Unsupported", "network streams"),
         ("/dev/video0".into(), "Unsupported", "cameras"),
-        ("exec:cat".into(), "Unsupported", "not supported yet"),
+        ("exec:".into(), "Unsupported", "no command"),
         ("synthetic:?widht=1".into(), "Parameter", "`width`"),
         (String::new(), "Unsupported", "empty"),
     ] {
