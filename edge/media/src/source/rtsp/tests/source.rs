@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use visualpath_core::{MonotonicClock, NS_PER_MS};
 use visualpath_frames::{Frame, FramePool, PoolSpec};
@@ -45,7 +46,14 @@ impl Watched {
     /// Takes events until this holds.
     pub(super) fn until(&mut self, enough: impl Fn(&Self) -> bool) {
         let stop = StopFlag::new();
+        let begun = Instant::now();
         while !enough(self) {
+            assert!(
+                begun.elapsed() < LONG,
+                "{} frames, {:?}",
+                self.frames.len(),
+                self.told
+            );
             match self.source.next(&self.pool, &stop).unwrap() {
                 SourceEvent::Frame(frame) => self.frames.push(frame),
                 SourceEvent::Packet(packet) => self.packets.push(packet),
