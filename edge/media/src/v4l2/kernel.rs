@@ -7,12 +7,12 @@ use std::path::Path;
 use rustix::io::Errno;
 use v4l::v4l_sys as raw;
 
-use super::device::{Capability, CaptureDevice, Dequeued, Memory, PixFormat, PlaneFormat};
+use super::device::{
+    Capability, CaptureDevice, Dequeued, MAX_PLANES, Memory, PixFormat, PlaneFormat,
+};
 use super::listing::{MANY, per_second, text};
 use super::sys::{self, Mapping, Ready};
 use crate::devices::{CameraFormat, ControlInfo, Planes};
-
-const MAX_PLANES: usize = 8;
 
 /// One open node.
 pub(super) struct KernelDevice {
@@ -254,7 +254,7 @@ impl CaptureDevice for KernelDevice {
                 .map(|plane| part(plane.data_offset, plane.bytesused))
                 .collect()
         } else {
-            vec![part(0, buffer.bytesused)]
+            std::iter::once(part(0, buffer.bytesused)).collect()
         };
         let monotonic = buffer.flags & raw::V4L2_BUF_FLAG_TIMESTAMP_MASK
             == raw::V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;

@@ -274,11 +274,11 @@ fn a_buffer_the_driver_has_is_neither_read_nor_queued_again() {
     stream.start().unwrap();
     assert!(stream.poll(10).unwrap().frame);
     let (done, _) = stream.dequeue().unwrap();
-    assert_eq!(stream.planes(&done).unwrap()[0][0], picture(1));
+    assert_eq!(stream.plane(&done, 0).unwrap()[0], picture(1));
     for index in 0..3 {
         stream.give_back(index).unwrap();
     }
-    assert!(stream.planes(&done).is_none(), "it is the driver's again");
+    assert!(stream.plane(&done, 0).is_none(), "it is the driver's again");
     drop(stream);
     assert_eq!(world.lock().violations, Vec::<String>::new());
     assert_eq!(world.lock().closes, 1);
