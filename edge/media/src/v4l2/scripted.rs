@@ -258,7 +258,7 @@ impl World {
         }
         self.done.push_back(Dequeued {
             index,
-            used: vec![(0, used)],
+            used: [(0, used)].into_iter().collect(),
             error,
             monotonic_ns: Some(self.clock.now_ns()),
             sequence: self.sequence,
@@ -578,7 +578,7 @@ impl CaptureDevice for ScriptedDevice {
             Step::Nonsense => {
                 world.done.push_back(Dequeued {
                     index: 77,
-                    used: vec![(0, usize::MAX)],
+                    used: [(0, usize::MAX)].into_iter().collect(),
                     error: false,
                     monotonic_ns: Some(i64::MIN),
                     sequence: u32::MAX,

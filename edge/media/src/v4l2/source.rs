@@ -400,13 +400,11 @@ impl CameraSource {
     /// A frame is there: what was wrong is over. To be called before the frame counts as
     /// delivered.
     pub(super) fn came(&mut self, t_ns: i64) {
-        let Some(trouble) = self.outage.take() else {
-            return;
-        };
-        if trouble.told {
+        let trouble = self.outage.take();
+        if self.delivered == 0 || trouble.as_ref().is_some_and(|t| t.told) {
             self.told.push_back(SourceEvent::Online);
         }
-        if self.delivered > 0 {
+        if let Some(trouble) = trouble.filter(|_| self.delivered > 0) {
             self.gap(0, t_ns, trouble.cause);
         }
     }
