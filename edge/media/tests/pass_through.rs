@@ -259,7 +259,7 @@ impl Stream {
             is_key: p.is_key,
             pts_ns: jittered(p.shown),
             dts_ns: times(i),
-            frame_id: p.shown as u64,
+            frame_id: i as u64,
             params: Arc::clone(&self.params),
         };
         self.pictures.iter().enumerate().map(number).collect()
@@ -465,6 +465,34 @@ fn after_a_loss_nothing_is_taken_that_can_not_be_decoded() {
             .any(|g| (g.from_ns, g.to_ns) == (jittered(32), jittered(40)));
         assert!(whole, "{:?}", clip.gaps);
         assert_eq!(bench.lane.stats().lost_undecodable, 12);
+    }
+}
+
+#[test]
+fn after_a_loss_in_a_reordered_stream_everything_taken_decodes() {
+    let stream = h264(60, &["-bf", "3", "-b_strategy", "0"]);
+    let packets = stream.packets();
+    for lost in [31, 33] {
+        let bench = Bench::start("cam0", |_| {});
+        let mut taken = Vec::new();
+        for (i, packet) in packets.iter().enumerate().filter(|(i, _)| *i != lost) {
+            if bench.lane.offer_packet(packet.clone()) == Offered::Taken {
+                taken.push(stream.pictures[i].shown);
+            }
+        }
+        let mut asked = request(1, jittered(25), 0, 0);
+        (asked.start_ns, asked.end_ns) = (jittered(15), jittered(50));
+        bench.lane.request(asked);
+        let clip = bench.ready();
+        taken.retain(|n| (15..=50).contains(n));
+        taken.sort_unstable();
+        assert!((20..36).contains(&taken.len()), "{taken:?}");
+        let shown: Vec<u64> = taken.iter().map(|n| *n as u64).collect();
+        assert_eq!(decode(&bench.path(&clip), true), shown);
+        assert_eq!(
+            clip.gaps.iter().map(|g| g.lost).sum::<u64>(),
+            40 - lost as u64
+        );
     }
 }
 

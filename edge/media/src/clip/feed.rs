@@ -48,8 +48,6 @@ pub(super) struct Feed {
 struct Run {
     params: Arc<CodecParams>,
     dts_ns: i64,
-    /// They come in another order than they are shown, so their numbers need not be dense.
-    reordered: bool,
 }
 
 /// What there is to do without the lock.
@@ -158,11 +156,9 @@ impl Feed {
 
     /// The clip thread has it.
     pub(super) fn packet_taken(&mut self, packet: &Packet) {
-        let reordered = self.run.as_ref().is_some_and(|r| r.reordered);
         self.run = Some(Run {
             params: Arc::clone(&packet.params),
             dts_ns: packet.dts_ns,
-            reordered: reordered || packet.pts_ns != packet.dts_ns,
         });
         self.needs_key = false;
         let newest = self.last_ns.map_or(packet.pts_ns, |t| t.max(packet.pts_ns));
@@ -201,12 +197,11 @@ impl Feed {
 
     /// Pictures whose numbers are missing were lost before they came here.
     fn find_hole(&mut self, packet: &Packet) {
-        let reordered = self.run.as_ref().is_some_and(|r| r.reordered);
-        let Some(last) = self.packet_id.filter(|_| !reordered) else {
+        let Some(last) = self.packet_id else {
             return;
         };
         let missing = packet.frame_id.saturating_sub(last.saturating_add(1));
-        if packet.pts_ns != packet.dts_ns || missing == 0 {
+        if missing == 0 {
             return;
         }
         self.needs_key = true;

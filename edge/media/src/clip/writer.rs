@@ -104,6 +104,7 @@ impl Writer {
             self.release(false);
             self.give_up_waiting();
         }
+        self.obey_all();
         self.release(true);
         // From here on a request is answered by the lane itself; those before are in the channel.
         self.shared.close();

@@ -96,7 +96,7 @@ pub struct Packet {
     /// When it is decoded; strictly increasing, never after `pts_ns`, and different from it only in
     /// streams with reordering.
     pub dts_ns: i64,
-    /// The frame it shows.
+    /// The frame it shows. Of packets that a device made: dense in decoding order; a hole is a loss.
     pub frame_id: u64,
     /// The parameter sets it needs.
     pub params: Arc<CodecParams>,
