@@ -14,7 +14,7 @@ pub(super) const MEAN_BITS: u32 = 24;
 /// Rows that [`Line::Few`] combines at once.
 const FEW: usize = 4;
 /// Columns that are worth a table of pairs: beyond, rounding 14-bit weights would show.
-const MAX_PAIRED: usize = 8;
+pub(super) const MAX_PAIRED: usize = 8;
 /// Tables kept: a view of a planar picture takes four, and there are few views.
 pub(super) const MAX_TABLES: usize = 32;
 

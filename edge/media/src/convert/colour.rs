@@ -1,9 +1,13 @@
 //! Colour: YUV to RGB by the `yuv` crate (SIMD), and the small conversions around it.
 
 use visualpath_core::{ColorMatrix, ColorRange, ColorSpec, ImageLayout, PixelFormat};
-use yuv::{YuvError, YuvPlanarImage, YuvRange, YuvStandardMatrix};
+use yuv::{
+    BufferStoreMut, YuvBiPlanarImage, YuvConversionMode, YuvError, YuvPackedImage, YuvPlanarImage,
+    YuvPlanarImageMut, YuvRange, YuvStandardMatrix,
+};
 
 use super::resample::Rows;
+use super::scaled::STRIP;
 
 /// Rows of bytes to write, beginning at the first.
 pub(super) struct RowsMut<'a> {
@@ -74,11 +78,11 @@ fn planar<'a>(
 
 /// A planar picture to RGB or BGR of its own size. Each chroma sample counts for the pixels it was
 /// taken over, as OpenCV has it.
-pub(super) fn i420_to_rgb(
+pub(super) fn planar_to_rgb(
     native: &ImageLayout,
     src: &[u8],
     out: RowsMut<'_>,
-    bgr: bool,
+    to: PixelFormat,
 ) -> Result<(), String> {
     let (range, matrix) = meaning(native.color);
     let plane = |i| native.plane(src, i).unwrap_or(&[]);
@@ -86,10 +90,9 @@ pub(super) fn i420_to_rgb(
     let size = (native.width as usize, native.height as usize);
     let planes = [plane(0), plane(1), plane(2)];
     let image = planar(planes, [stride(0), stride(1), stride(2)], size);
-    let convert = if bgr {
-        yuv::yuv420_to_bgr
-    } else {
-        yuv::yuv420_to_rgb
+    let convert = match to {
+        PixelFormat::Bgr => yuv::yuv420_to_bgr,
+        _ => yuv::yuv420_to_rgb,
     };
     in_words(convert(
         &image,
@@ -98,6 +101,89 @@ pub(super) fn i420_to_rgb(
         range,
         matrix,
     ))
+}
+
+/// The same for one with interleaved chroma. All rows of `out` must be there to their stride's end.
+pub(super) fn semi_planar_to_rgb(
+    native: &ImageLayout,
+    src: &[u8],
+    out: RowsMut<'_>,
+    to: PixelFormat,
+) -> Result<(), String> {
+    let (range, matrix) = meaning(native.color);
+    let stride = |i: usize| u32_of(native.planes().get(i).map_or(0, |p| p.stride));
+    let image = YuvBiPlanarImage {
+        y_plane: native.plane(src, 0).unwrap_or(&[]),
+        y_stride: stride(0),
+        uv_plane: native.plane(src, 1).unwrap_or(&[]),
+        uv_stride: stride(1),
+        width: native.width,
+        height: native.height,
+    };
+    let convert = match (native.format, to) {
+        (PixelFormat::Nv12, PixelFormat::Bgr) => yuv::yuv_nv12_to_bgr,
+        (PixelFormat::Nv12, _) => yuv::yuv_nv12_to_rgb,
+        (_, PixelFormat::Bgr) => yuv::yuv_nv21_to_bgr,
+        _ => yuv::yuv_nv21_to_rgb,
+    };
+    let mode = YuvConversionMode::Balanced;
+    let stride = u32_of(out.stride);
+    in_words(convert(&image, out.bytes, stride, range, matrix, mode))
+}
+
+/// The same for one with everything interleaved, a few rows at a time taken apart into `planes`: the
+/// direct conversion of `yuv` does not take what is below black for black.
+pub(super) fn packed_to_rgb(
+    native: &ImageLayout,
+    src: Rows<'_>,
+    planes: &mut [Vec<u8>; 3],
+    out: RowsMut<'_>,
+    to: PixelFormat,
+) -> Result<(), String> {
+    let (range, matrix) = meaning(native.color);
+    let (width, height) = (native.width as usize, native.height as usize);
+    let strides = [width, width.div_ceil(2), width.div_ceil(2)];
+    for (plane, stride) in planes.iter_mut().zip(strides) {
+        plane.resize(plane.len().max(stride * STRIP), 0);
+    }
+    let take_apart = match native.format {
+        PixelFormat::Uyvy => yuv::uyvy422_to_yuv422,
+        _ => yuv::yuyv422_to_yuv422,
+    };
+    let convert = match to {
+        PixelFormat::Bgr => yuv::yuv422_to_bgr,
+        _ => yuv::yuv422_to_rgb,
+    };
+    for top in (0..height).step_by(STRIP) {
+        let rows = STRIP.min(height - top);
+        let [y, u, v] = planes.each_mut().map(Vec::as_mut_slice);
+        let mut apart = YuvPlanarImageMut {
+            y_plane: BufferStoreMut::Borrowed(y),
+            y_stride: u32_of(strides[0]),
+            u_plane: BufferStoreMut::Borrowed(u),
+            u_stride: u32_of(strides[1]),
+            v_plane: BufferStoreMut::Borrowed(v),
+            v_stride: u32_of(strides[2]),
+            width: native.width,
+            height: u32_of(rows),
+        };
+        let packed = YuvPackedImage {
+            yuy: src
+                .bytes
+                .get(top * src.stride..(top + rows) * src.stride)
+                .unwrap_or(&[]),
+            yuy_stride: u32_of(src.stride),
+            width: native.width,
+            height: u32_of(rows),
+        };
+        in_words(take_apart(&mut apart, &packed))?;
+        let planes = planes.each_ref().map(Vec::as_slice);
+        let image = planar(planes, strides, (width, rows));
+        let out_bytes = out.bytes.get_mut(top * out.stride..).unwrap_or(&mut []);
+        let stride = u32_of(out.stride);
+        in_words(convert(&image, out_bytes, stride, range, matrix))?;
+    }
+    Ok(())
 }
 
 fn each_row(src: Rows<'_>, dst: RowsMut<'_>, height: usize, mut f: impl FnMut(&[u8], &mut [u8])) {
@@ -115,21 +201,29 @@ pub(super) fn copy_rows(src: Rows<'_>, dst: RowsMut<'_>, (bytes, height): (usize
     });
 }
 
-pub(super) fn spread_grey(src: Rows<'_>, dst: RowsMut<'_>, (width, height): (usize, usize)) {
-    each_row(src, dst, height, |from, to| {
-        for (out, &v) in to.chunks_exact_mut(3).zip(from).take(width) {
-            out.fill(v);
-        }
-    });
+pub(super) fn spread_grey(
+    src: Rows<'_>,
+    dst: RowsMut<'_>,
+    size: (usize, usize),
+) -> Result<(), String> {
+    interleave([src.bytes; 3], src.stride, size, dst, false)
 }
 
-pub(super) fn swap_red_and_blue(src: Rows<'_>, dst: RowsMut<'_>, (width, height): (usize, usize)) {
+pub(super) fn swap_red_and_blue(
+    src: Rows<'_>,
+    dst: RowsMut<'_>,
+    (width, height): (usize, usize),
+) -> Result<(), String> {
+    let bytes = width * 3;
+    let (stride, width) = (u32_of(bytes), u32_of(width));
+    let mut done = Ok(());
+    // Row by row: `yuv` leaves out the last row if it does not reach to its stride's end.
     each_row(src, dst, height, |from, to| {
-        let pixels = to.chunks_exact_mut(3).zip(from.chunks_exact(3));
-        for (out, v) in pixels.take(width) {
-            out.copy_from_slice(&[v[2], v[1], v[0]]);
+        if let (Some(from), Some(to), Ok(())) = (from.get(..bytes), to.get_mut(..bytes), &done) {
+            done = in_words(yuv::rgb_to_bgr(from, stride, to, stride, width, 1));
         }
     });
+    done
 }
 
 /// BT.601 luma of RGB, full range: 0.299 R + 0.587 G + 0.114 B in 16 bits, as OpenCV has it.

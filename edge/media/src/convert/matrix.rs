@@ -93,7 +93,7 @@ impl Matrix {
             y + g + times(u, self.g_of_u) + times(v, self.g_of_v),
             y + b + times(u, self.b_of_u),
         ]
-        .map(|sum| sum.unbounded_shr_scalar(SUM_BITS))
+        .map(shifted::<SUM_BITS>)
     }
 
     /// A row of Y to full range, as far as whole groups of [`LANES`] go.
@@ -103,7 +103,7 @@ impl Matrix {
         let eight = |y: i16x8| {
             let y = y.max(i16x8::splat(self.black));
             let sum = y.mul_keep_high(i16x8::splat(self.y)) + one_less;
-            sum.unbounded_shr_scalar(SUM_BITS)
+            shifted::<SUM_BITS>(sum)
         };
         each_sixteen([y], out, |[y]| eight(y));
     }
@@ -113,7 +113,7 @@ impl Matrix {
 pub(super) fn levels(row: &[i16], out: &mut [u8]) {
     each_sixteen([row], out, |[s]| {
         let rounded = s.saturating_add(i16x8::splat(1 << (FRACTION_BITS - 1)));
-        rounded.unbounded_shr_scalar(FRACTION_BITS) + i16x8::splat(128)
+        shifted::<FRACTION_BITS>(rounded) + i16x8::splat(128)
     });
 }
 
@@ -128,8 +128,14 @@ pub(super) fn grey_of(rgb: [&[i16]; 3], out: &mut [u8]) {
         for (s, w) in rgb.into_iter().zip(weights) {
             sum += s.mul_keep_high(w);
         }
-        sum.unbounded_shr_scalar(LEFT)
+        shifted::<LEFT>(sum)
     });
+}
+
+/// To the right, as one product: shifts of `wide` go through memory.
+#[inline]
+fn shifted<const BITS: u32>(x: i16x8) -> i16x8 {
+    x.mul_keep_high(i16x8::splat(1 << (16 - BITS)))
 }
 
 #[inline]

@@ -176,7 +176,7 @@ impl<'a> Job<'a> {
 
     /// Without resampling.
     fn same_size(&self, buffers: &mut Buffers, dst: &mut [u8]) -> Result<(), String> {
-        use PixelFormat::{Bgr, Grey, I420, Rgb};
+        use PixelFormat::{Bgr, Grey, I420, Nv12, Nv21, Rgb, Uyvy, Yuyv};
         let Scaling {
             native,
             src,
@@ -193,13 +193,18 @@ impl<'a> Job<'a> {
         let out = inner.rows(view, dst, channels);
         match (native.format, view.format) {
             (Rgb, Rgb) | (Bgr, Bgr) => colour::copy_rows(rows, out, (size.0 * 3, size.1)),
-            (Rgb | Bgr, Rgb | Bgr) => colour::swap_red_and_blue(rows, out, size),
+            (Rgb | Bgr, Rgb | Bgr) => return colour::swap_red_and_blue(rows, out, size),
             (Rgb | Bgr, _) => colour::weigh_rgb(rows, out, size, native.format == Bgr),
             (Grey, Grey) => colour::copy_rows(rows, out, size),
-            (Grey, _) => colour::spread_grey(rows, out, size),
+            (Grey, _) => return colour::spread_grey(rows, out, size),
             (_, Grey) => colour::luma(native, rows, out, size),
-            (I420, Rgb | Bgr) => {
-                return colour::i420_to_rgb(native, src, out, view.format == Bgr);
+            (I420, Rgb | Bgr) => return colour::planar_to_rgb(native, src, out, view.format),
+            // `yuv` leaves out the last two rows if the second does not reach to its stride's end.
+            (Nv12 | Nv21, Rgb | Bgr) if self.is_whole() => {
+                return colour::semi_planar_to_rgb(native, src, out, view.format);
+            }
+            (Yuyv | Uyvy, Rgb | Bgr) => {
+                return colour::packed_to_rgb(native, rows, &mut buffers.bytes, out, view.format);
             }
             _ => return self.0.run(buffers, dst),
         }

@@ -6,10 +6,13 @@
 //! bits ([`to_sample`]); signed, because products of signed 16-bit numbers are what both x86-64 and
 //! aarch64 sum up in pairs.
 
-use wide::bytemuck::cast;
-use wide::{i16x8, i32x4, i32x8, u8x16, u16x8};
+use std::array;
+use std::ops::Range;
 
-use super::axis::{ACROSS_BITS, Axis, Columns, LANES, Line, MEAN_BITS, Mean};
+use wide::bytemuck::cast;
+use wide::{i16x8, i32x4, u8x16, u16x8};
+
+use super::axis::{ACROSS_BITS, Axis, Columns, LANES, Line, MAX_PAIRED, MEAN_BITS, Mean};
 
 /// A row of samples: level minus 128, 8 fraction bits.
 pub(super) type Row = Vec<i16>;
@@ -235,8 +238,9 @@ pub(super) fn across(
 /// Each start's sample and the next.
 fn gather(row: &[i16], starts: &[u32], out: &mut [[i16; 2]]) {
     for (out, &start) in out.iter_mut().zip(starts) {
-        if let Some(pair) = row.get(start as usize..).and_then(|r| r.first_chunk()) {
-            *out = *pair;
+        let start = start as usize;
+        if let Some(&[a, b]) = row.get(start..start + 2) {
+            *out = [a, b];
         }
     }
 }
@@ -244,25 +248,42 @@ fn gather(row: &[i16], starts: &[u32], out: &mut [[i16; 2]]) {
 /// The same where three channels are interleaved.
 fn gather_thirds(row: &[i16], starts: &[u32], out: &mut [[i16; 2]]) {
     for (out, &start) in out.iter_mut().zip(starts) {
-        let from = row.get(3 * start as usize..).and_then(|r| r.first_chunk());
-        if let Some(&[a, _, _, b]) = from {
+        let start = 3 * start as usize;
+        if let Some(&[a, _, _, b]) = row.get(start..start + 4) {
             *out = [a, b];
         }
     }
 }
 
-/// Sums of pairs by their weights. Pair `i` of the target is the sum of pairs `i`, `i + target`, …,
-/// where `target` is what one row takes in both.
+/// Sums of pairs by their weights. `pairs` and `weights` are one or more rows of `target` pairs, one
+/// after the other; target pair `i` is the sum of theirs.
 fn dot(pairs: &[[i16; 2]], weights: &[[i16; 2]], target: usize, out: &mut [i16]) {
+    match weights.len() / target.max(1) {
+        1 => dot_rows::<1>(pairs, weights, target, out),
+        2 => dot_rows::<2>(pairs, weights, target, out),
+        3 => dot_rows::<3>(pairs, weights, target, out),
+        _ => dot_rows::<{ MAX_PAIRED / 2 }>(pairs, weights, target, out),
+    }
+}
+
+fn dot_rows<const N: usize>(
+    pairs: &[[i16; 2]],
+    weights: &[[i16; 2]],
+    target: usize,
+    out: &mut [i16],
+) {
     const HALF: i32 = 1 << (ACROSS_BITS - 1);
+    let rows = |all: &'_ [[i16; 2]]| -> [Range<usize>; N] {
+        array::from_fn(|k| k * target..((k + 1) * target).min(all.len()))
+    };
+    let (p, w) = (rows(pairs), rows(weights));
+    let p = p.map(|r| pairs.get(r).unwrap_or(&[]).as_chunks::<8>().0);
+    let w = w.map(|r| weights.get(r).unwrap_or(&[]).as_chunks::<8>().0);
     let (outs, _) = out.as_chunks_mut::<8>();
-    let (pairs, _) = pairs.as_chunks::<8>();
-    let (weights, _) = weights.as_chunks::<8>();
-    let target = (target / 8).max(1);
-    for (i, out) in outs.iter_mut().take(target).enumerate() {
+    for (i, out) in outs.iter_mut().enumerate() {
         let mut sums = [i32x4::splat(HALF); 2];
-        for k in (i..weights.len()).step_by(target) {
-            let (Some(p), Some(w)) = (pairs.get(k), weights.get(k)) else {
+        for k in 0..N {
+            let (Some(p), Some(w)) = (p[k].get(i), w[k].get(i)) else {
                 return;
             };
             let p: [i16x8; 2] = cast(*p);
@@ -270,8 +291,9 @@ fn dot(pairs: &[[i16; 2]], weights: &[[i16; 2]], target: usize, out: &mut [i16])
             sums[0] += p[0].dot(w[0]);
             sums[1] += p[1].dot(w[1]);
         }
-        let done = cast::<_, i32x8>(sums).unbounded_shr_scalar(ACROSS_BITS);
-        *out = cast(i16x8::from_i32x8_saturate(done));
+        // Shifts by a constant are left to the compiler: those of `wide` go through memory.
+        let done = cast::<_, [i32; 8]>(sums).map(|sum| sum >> ACROSS_BITS);
+        *out = cast(i16x8::from_i32x8_saturate(cast(done)));
     }
 }
 

@@ -9,10 +9,10 @@ use visualpath_core::{ColorRange, Filter, ImageLayout, PixelFormat};
 use super::axis::{Axis, AxisKey, LANES, Line, Tables};
 use super::matrix::{self, Matrix};
 use super::resample::{Row, Rows, Work, across, blend, every_second};
-use super::{Inner, colour};
+use super::{Inner, colour, is_packed};
 
 /// Rows of RGB made before they are interleaved together.
-const STRIP: usize = 16;
+pub(super) const STRIP: usize = 16;
 
 /// Where one channel's samples lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,6 +85,9 @@ fn black(layout: &ImageLayout) -> [u8; 3] {
 
 /// Paints a whole image black.
 pub(super) fn blacken(layout: &ImageLayout, dst: &mut [u8]) {
+    if is_packed(layout.format) {
+        return dst.fill(0);
+    }
     for (channel, level) in channels(layout.format).iter().zip(black(layout)) {
         let Some(plane) = layout.planes().get(channel.plane) else {
             return;
@@ -112,7 +115,7 @@ pub(super) struct Buffers {
     /// Rows at the target's width.
     rows: [Row; 3],
     /// The same as bytes, [`STRIP`] of them.
-    bytes: [Vec<u8>; 3],
+    pub(super) bytes: [Vec<u8>; 3],
 }
 
 #[cfg(test)]
