@@ -231,7 +231,7 @@ impl Check<'_> {
                 self.error(key("gate"), "expected a condition, got \"\"")
                     .hint = Some("for example \"motion.score > 0.02\"".to_owned());
             }
-            if extractor.gate.is_none() && self.is_set(&key("gate_hold_ms")) {
+            if extractor.gate.is_none() && extractor.gate_hold_ms > 0 {
                 self.warning(key("gate_hold_ms"), "has no effect without `gate`");
             }
             self.drop_policy(name, extractor);

@@ -20,7 +20,7 @@ use visualpath_core::{Name, class_slug, nearest};
 
 use super::conform::{conform_part, names};
 use super::diagnostic::Diagnostic;
-use super::tree::{Entry, Node, Origin, Table, Value};
+use super::tree::{Entry, Node, Origin, Table, Value, parse_path};
 use super::values::{OneOrMany, name, name_or_names};
 
 /// The word for what moves, whatever it is.
@@ -153,8 +153,14 @@ pub fn expand(root: &mut Node, out: &mut Vec<Diagnostic>) {
         .filter_map(|(name, entry)| Watch::read(name, &entry.node, root, out))
         .collect();
     let confidence = one_confidence(&watches, out);
-    for section in sections(&watches, confidence, root) {
-        section.put(root, out);
+    let sections = sections(&watches, confidence, root);
+    let before = out.len();
+    out.extend(sections.iter().filter_map(|section| section.taken(root)));
+    // Half of what a watch makes would only bring more findings.
+    if out.len() == before {
+        for section in sections {
+            section.put(root);
+        }
     }
 }
 
@@ -295,8 +301,8 @@ fn sources(
         return Vec::new();
     }
     let mut sources: Vec<String> = Vec::new();
-    for source in asked.as_slice() {
-        let place = origin(node, "source");
+    for (index, source) in asked.as_slice().iter().enumerate() {
+        let place = node.origin_of(&parse_path(&format!("source[{index}]")));
         if sources.iter().any(|s| source == s.as_str()) {
             out.push(Diagnostic::error(
                 place,
@@ -384,36 +390,30 @@ struct Section {
 }
 
 impl Section {
-    fn put(self, root: &mut Node, out: &mut Vec<Diagnostic>) {
-        let Self {
-            section,
-            name,
-            node,
-            by,
-        } = self;
-        let place = node.origin.clone();
+    /// The section of this name that somebody wrote out.
+    fn taken(&self, root: &Node) -> Option<Diagnostic> {
+        let Self { section, name, .. } = self;
+        let there = root.get(section)?.get(name)?;
+        let message = format!(
+            "makes [{section}.{name}], which is written at {} already",
+            there.origin
+        );
+        let hint = format!("rename that [{section}.{name}], or write this watch out beside it");
+        let key = format!("watch.{}", self.by);
+        Some(Diagnostic::error(&self.node.origin, key, message).hint(hint))
+    }
+
+    fn put(self, root: &mut Node) {
+        let place = self.node.origin.clone();
         let Value::Table(top) = &mut root.value else {
             return;
         };
-        let entry = top.entry(section.to_owned()).or_insert_with(|| Entry {
+        let entry = top.entry(self.section.to_owned()).or_insert_with(|| Entry {
             key: place.clone(),
-            node: Node::table(place.clone()),
+            node: Node::table(place),
         });
         // One that is no table is told elsewhere.
-        let Value::Table(table) = &mut entry.node.value else {
-            return;
-        };
-        if let Some(there) = table.get(&name) {
-            let message = format!(
-                "makes [{section}.{name}], which is written at {} already",
-                there.node.origin
-            );
-            let hint = format!("rename that [{section}.{name}], or write this watch out beside it");
-            out.push(Diagnostic::error(&place, format!("watch.{by}"), message).hint(hint));
-            return;
-        }
-        let entry = Entry { key: place, node };
-        table.insert(name, entry);
+        set(&mut entry.node, &self.name, self.node);
     }
 }
 

@@ -180,10 +180,10 @@ impl Check<'_> {
                 if passes && told.insert(source) {
                     let origin = self.origin(&key("kind"));
                     let message = format!(
-                        "clips of source `{source}` are encoded here: the video that it sends encoded itself is not masked, so it is not kept"
+                        "clips of source `{source}` are encoded here: in the video as it sends it nothing is painted over"
                     );
                     let note = Diagnostic::note(&origin, key("kind"), message);
-                    self.push(note.hint("that costs CPU all the time while a rule makes clips"));
+                    self.push(note.hint("that costs CPU all the time if a rule makes clips"));
                 }
             }
         }
