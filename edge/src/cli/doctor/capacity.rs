@@ -153,37 +153,7 @@ pub fn source(config: &Config, wants: &Wants, measured: &Measured) -> (SourcePla
     let fps = asked_fps(&wants.settings, measured)
         .filter(|_| measured.frames < 4 || measured.ended)
         .unwrap_or(measured.fps);
-    let mut plans = Vec::new();
-    let mut loads = Vec::new();
-    for (name, isolation, limit, _) in &wants.extractors {
-        let Some(looks) = measured.looks.iter().find(|l| l.extractor == *name) else {
-            continue;
-        };
-        let (Some(ms), Some(p95)) = (looks.times.quantile(0.5), looks.times.quantile(0.95)) else {
-            continue;
-        };
-        let wants_fps = live.then(|| limit.map_or(fps, |l| l.min(fps)));
-        loads.push(Load {
-            inline: *isolation == Isolation::Inline,
-            ms,
-            wants_fps,
-        });
-        plans.push(ExtractorPlan {
-            extractor: name.to_string(),
-            isolation: isolation.as_str(),
-            look_ms: ms,
-            look_p95_ms: p95,
-            looks: looks.times.n(),
-            wants_fps,
-            holds_fps: 0.0,
-            advised_fps: None,
-        });
-    }
-    for (plan, holds) in plans.iter_mut().zip(holds(&loads)) {
-        plan.holds_fps = holds;
-        let short = plan.wants_fps.is_some_and(|wants| wants > FULL * holds);
-        plan.advised_fps = short.then(|| round_fps(MARGIN * holds));
-    }
+    let (loads, plans) = lookers(wants, measured, fps);
     let mut views: Vec<ViewSpec> = Vec::new();
     for (_, _, _, view) in &wants.extractors {
         if !views.contains(view) {
@@ -239,6 +209,42 @@ pub fn source(config: &Config, wants: &Wants, measured: &Measured) -> (SourcePla
     };
     let found = judge(config, &plan, live, measured.encode_error.as_deref());
     (plan, found)
+}
+
+/// What each extractor takes, and what that comes to at this rate of the source.
+fn lookers(wants: &Wants, measured: &Measured, fps: f64) -> (Vec<Load>, Vec<ExtractorPlan>) {
+    let (mut loads, mut plans) = (Vec::new(), Vec::new());
+    for (name, isolation, limit, _) in &wants.extractors {
+        let Some(looks) = measured.looks.iter().find(|l| l.extractor == *name) else {
+            continue;
+        };
+        let (Some(ms), Some(p95)) = (looks.times.quantile(0.5), looks.times.quantile(0.95)) else {
+            continue;
+        };
+        let live = wants.settings.realtime;
+        let wants_fps = live.then(|| limit.map_or(fps, |l| l.min(fps)));
+        loads.push(Load {
+            inline: *isolation == Isolation::Inline,
+            ms,
+            wants_fps,
+        });
+        plans.push(ExtractorPlan {
+            extractor: name.to_string(),
+            isolation: isolation.as_str(),
+            look_ms: ms,
+            look_p95_ms: p95,
+            looks: looks.times.n(),
+            wants_fps,
+            holds_fps: 0.0,
+            advised_fps: None,
+        });
+    }
+    for (plan, holds) in plans.iter_mut().zip(holds(&loads)) {
+        plan.holds_fps = holds;
+        let short = plan.wants_fps.is_some_and(|wants| wants > FULL * holds);
+        plan.advised_fps = short.then(|| round_fps(MARGIN * holds));
+    }
+    (loads, plans)
 }
 
 fn judge(
