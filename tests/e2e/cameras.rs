@@ -135,7 +135,10 @@ fn a_camera_that_is_lost_says_so_comes_back_and_its_neighbour_misses_nothing() {
     let text = std::fs::read_to_string(&trace).unwrap();
     let mut last = (-1, -1);
     let mut frames = 0;
-    for record in text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()) {
+    for record in text
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap())
+    {
         if record["record_type"] == "frame" && record["source"] == "lost" {
             let now = (
                 record["frame_id"].as_i64().unwrap(),
@@ -193,7 +196,11 @@ fn a_clip_of_an_encoding_camera_is_what_the_camera_sent_bit_for_bit() {
     let file = config(dir.path(), &[("cam0", uri)], "embedded://127.0.0.1:0", "");
     let text = std::fs::read_to_string(&file).unwrap();
     let port = visualpath_tests::free_port();
-    std::fs::write(&file, text.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")),
+    )
+    .unwrap();
     let (clip, path) = first_clip(dir.path(), &file);
     assert_eq!(clip["codec"], "mjpeg", "{clip}");
     let out = dir.path().join("out.mjpeg");
@@ -227,7 +234,10 @@ fn what_is_private_is_in_no_clip_and_turns_pass_through_off() {
     let said = run(dir.path(), &["validate", "-c", file.to_str().unwrap()]);
     assert_eq!(said.code, 0, "{}", said.stderr);
     let all = format!("{}{}", said.stdout, said.stderr);
-    assert!(all.contains("mask.window"), "validate says what it costs: {all}");
+    assert!(
+        all.contains("mask.window"),
+        "validate says what it costs: {all}"
+    );
     let (clip, path) = first_clip(dir.path(), &file);
     assert_eq!(clip["codec"], "h264", "{clip}");
     let raw = Command::new("ffmpeg")
@@ -244,6 +254,9 @@ fn what_is_private_is_in_no_clip_and_turns_pass_through_off() {
         let hidden = frame.chunks_exact(320).flat_map(|row| &row[..152]);
         assert!(hidden.clone().all(|p| *p < 24), "{:?}", hidden.max());
         let shown = frame.chunks_exact(320).flat_map(|row| &row[168..]);
-        assert!(shown.filter(|p| **p > 60).count() > 1000, "the rest is seen");
+        assert!(
+            shown.filter(|p| **p > 60).count() > 1000,
+            "the rest is seen"
+        );
     }
 }

@@ -17,7 +17,6 @@ use visualpath_media::source::{
 use visualpath_platform::LaneWorker;
 
 use super::extras::one_look;
-use crate::config::SourceConfig;
 use crate::pipeline::build::{self, Loaded};
 
 /// What to measure.
@@ -32,18 +31,6 @@ pub struct Asked {
     pub encode: Option<(Bitrate, f64)>,
     /// Keep the picture with the best object in it.
     pub picture: bool,
-}
-
-/// How a source of the config is opened.
-pub fn source_options(name: &Name, settings: &SourceConfig) -> SourceOptions {
-    SourceOptions {
-        realtime: settings.realtime,
-        loop_: settings.repeat,
-        width: settings.width,
-        height: settings.height,
-        fps: settings.fps,
-        ..SourceOptions::new(name.clone(), settings.uri.clone())
-    }
 }
 
 /// Why nothing could be measured.

@@ -326,7 +326,31 @@ impl Capture {
         if let Some(evidence) = self.shared.evidence() {
             // The lane reports a loss as a gap of the clips concerned.
             let (Offered::Taken | Offered::Lost | Offered::Stopped) =
-                evidence.offer_packet(packet);
+                self.offered(evidence.offer_packet(packet));
+        }
+    }
+
+    /// Counts what the evidence lane did not take.
+    fn offered(&self, offered: Offered) {
+        match offered {
+            Offered::Taken => {}
+            // The lane reports it as a gap of the clips concerned.
+            Offered::Lost => {
+                self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
+            }
+            Offered::Stopped => {
+                if self.stats.no_evidence.fetch_add(1, Ordering::Relaxed) == 0
+                    && !self.stop.is_set()
+                {
+                    let advice = "see the log; restart visualpath";
+                    self.events.problem(problem(
+                        "no_clips",
+                        "encoder",
+                        "the encoder has ended",
+                        advice,
+                    ));
+                }
+            }
         }
     }
 
@@ -358,26 +382,7 @@ impl Capture {
             .last_t_ns
             .store(frame.meta().t_ns, Ordering::Relaxed);
         if let Some(evidence) = self.shared.evidence().filter(|_| !self.pools.packets) {
-            match evidence.offer(frame.lease(encoder)) {
-                Offered::Taken => {}
-                // The lane reports it as a gap of the clips concerned.
-                Offered::Lost => {
-                    self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
-                }
-                Offered::Stopped => {
-                    if self.stats.no_evidence.fetch_add(1, Ordering::Relaxed) == 0
-                        && !self.stop.is_set()
-                    {
-                        let advice = "see the log; restart visualpath";
-                        self.events.problem(problem(
-                            "no_clips",
-                            "encoder",
-                            "the encoder has ended",
-                            advice,
-                        ));
-                    }
-                }
-            }
+            self.offered(evidence.offer(frame.lease(encoder)));
         }
         if self.realtime {
             match self.to_path.try_send(Captured::Frame(frame)) {

@@ -8,7 +8,7 @@
 //! or dying source does not touch the rest.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
 use visualpath_media::encode::Codec;
+use visualpath_media::ring::Shortfall;
 use visualpath_media::source::{
     self, RtspOptions, RtspTransport, SourceInfo, SourceOptions, Start,
 };
@@ -43,6 +44,8 @@ pub struct LineShared {
     /// Its wall times.
     pub wall: WallClock,
     evidence: OnceLock<EvidenceLane>,
+    /// The longest time that a clip may begin before its rule fires, nanoseconds.
+    pre_roll_ns: AtomicI64,
     paths: RwLock<HashMap<Name, PathFacts>>,
 }
 
@@ -53,6 +56,7 @@ impl LineShared {
             source,
             wall,
             evidence: OnceLock::new(),
+            pre_roll_ns: AtomicI64::new(0),
             paths: RwLock::default(),
         }
     }
@@ -60,6 +64,18 @@ impl LineShared {
     /// Cuts clips, once any rule wants some.
     pub fn evidence(&self) -> Option<&EvidenceLane> {
         self.evidence.get()
+    }
+
+    /// By how much the ring can't hold the longest pre-roll; `None` if it can, or that is not known.
+    pub fn ring_shortfall(&self) -> Option<Shortfall> {
+        let ring = self.evidence()?.stats().ring;
+        ring.shortfall(self.pre_roll_ns.load(Ordering::Relaxed))
+    }
+
+    fn set_pre_roll(&self, longest_s: f64) {
+        #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+        let ns = (longest_s * 1e9) as i64;
+        self.pre_roll_ns.store(ns, Ordering::Relaxed);
     }
 
     /// The models a path's extractors use.
@@ -192,6 +208,7 @@ impl LineMaker {
         })?;
         let pace = pace(&source_name, &settings, source.info());
         let (slots, wants_clips) = (plan.slots(), plan.wants_clips());
+        let longest_pre_s = plan.longest_pre_s();
         let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;
         let nursery = Nursery {
             config,
@@ -205,6 +222,7 @@ impl LineMaker {
             self.wall(before, settings.realtime),
         ));
         shared.set_paths(reshape.paths);
+        shared.set_pre_roll(longest_pre_s);
         if wants_clips {
             self.start_evidence(config, &shared, &pace)?;
         }
@@ -356,7 +374,10 @@ fn whole(
 }
 
 /// How a source is opened.
-fn source_options(
+///
+/// # Errors
+/// If its password can't be read.
+pub fn source_options(
     config: &Config,
     name: &Name,
     settings: &SourceConfig,
@@ -511,7 +532,8 @@ impl Line {
     }
 
     /// Goes on with other lanes and paths from the next frame on.
-    pub fn reshape(&mut self, reshape: Reshape, slots: usize) {
+    pub fn reshape(&mut self, reshape: Reshape, slots: usize, longest_pre_s: f64) {
+        self.shared.set_pre_roll(longest_pre_s);
         let views = reshape.shape.views();
         let clips = self.shared.evidence().is_some();
         self.pool_plan.change(|wanted| {

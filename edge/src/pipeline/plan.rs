@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use visualpath_core::{
     ExtractorPlugin, ExtractorSignals, Fusion, FusionContext, Mask, Name, PluginContext,
@@ -94,6 +95,14 @@ impl LinePlan {
     /// Whether any of its paths may want clips.
     pub fn wants_clips(&self) -> bool {
         self.paths.iter().any(|p| p.wants_clips)
+    }
+
+    /// The longest time that a clip may begin before its rule fires, seconds.
+    pub fn longest_pre_s(&self) -> f64 {
+        let rules = self.paths.iter().filter_map(|p| p.fusion_settings.rules());
+        let rules = rules.flat_map(|r| &r.rule).filter(|r| r.clip);
+        let each = rules.map(|r| r.pre_s + Duration::from_millis(r.for_ms).as_secs_f64());
+        each.fold(0.0, f64::max)
     }
 
     /// How many slots its pool needs so that nobody waits for another: the one being filled, what

@@ -151,7 +151,7 @@ enum Step {
     Replace(usize, Box<Ready>),
     /// The source goes on; its controls may differ.
     Go(usize, Box<SourceConfig>),
-    Reshape(usize, Box<Reshape>, usize),
+    Reshape(usize, Box<Reshape>, usize, f64),
 }
 
 impl Running {
@@ -261,6 +261,7 @@ impl Running {
                 continue;
             }
             let (slots, clips) = (line.slots(), line.wants_clips());
+            let longest_pre_s = line.longest_pre_s();
             let settings = line.settings.clone();
             let nursery = Nursery {
                 config: new,
@@ -275,7 +276,7 @@ impl Running {
             steps.push(Step::Go(index, Box::new(settings)));
             if !reshape.is_empty() {
                 let reshape = Box::new(reshape);
-                steps.push(Step::Reshape(index, reshape, slots));
+                steps.push(Step::Reshape(index, reshape, slots, longest_pre_s));
             }
         }
         Ok(steps)
@@ -337,7 +338,7 @@ impl Running {
                 self.part_with(old);
                 self.say_running(&announce.0, &announce.1);
             }
-            Step::Reshape(index, reshape, slots) => {
+            Step::Reshape(index, reshape, slots, longest_pre_s) => {
                 let line = &mut self.lines[index];
                 let source = line.shared.source.clone();
                 let old: Vec<Name> = line.shape.extractors().cloned().collect();
@@ -355,7 +356,7 @@ impl Running {
                         .extractor_status(&source, extractor, ExtractorStatus::Running);
                 }
                 let line = &mut self.lines[index];
-                line.reshape(*reshape, slots);
+                line.reshape(*reshape, slots, longest_pre_s);
                 let new: Vec<Name> = line.shape.extractors().cloned().collect();
                 for gone in old.iter().filter(|e| !new.contains(e)) {
                     self.forget(&source, gone);

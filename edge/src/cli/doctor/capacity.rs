@@ -43,15 +43,6 @@ pub struct Wants {
 impl Wants {
     /// Of a line.
     pub fn of(line: &LinePlan) -> Self {
-        let rules = line
-            .paths
-            .iter()
-            .filter_map(|p| p.fusion_settings.rules())
-            .flat_map(|r| &r.rule);
-        let pre_s = |r: &crate::config::RuleConfig| {
-            let held = std::time::Duration::from_millis(r.for_ms);
-            r.pre_s + held.as_secs_f64()
-        };
         Self {
             source: line.source.clone(),
             settings: line.settings.clone(),
@@ -62,7 +53,7 @@ impl Wants {
                 .iter()
                 .map(|e| (e.name.clone(), e.isolation, e.settings.fps, e.view))
                 .collect(),
-            longest_pre_s: rules.filter(|r| r.clip).map(pre_s).fold(0.0, f64::max),
+            longest_pre_s: line.longest_pre_s(),
         }
     }
 }

@@ -178,7 +178,7 @@ fn configured(loaded: &Loaded, registry: &Registry, quick: bool, report: &mut Re
             report.add(unplanned(loaded, registry, &error));
             for (name, settings) in &config.source {
                 let finding = source::device(name, settings);
-                report.add([finding.unwrap_or_else(|| source::open(name, settings))]);
+                report.add([finding.unwrap_or_else(|| source::open(config, name, settings))]);
             }
             return report.add(sandbox::check(config, &[]));
         }
@@ -229,7 +229,7 @@ fn sources(config: &Config, lines: Vec<LinePlan>, quick: bool, report: &mut Repo
             continue;
         }
         if quick {
-            report.add([source::open(&line.source, &line.settings)]);
+            report.add([source::open(config, &line.source, &line.settings)]);
             continue;
         }
         let wanted = source::Wanted {

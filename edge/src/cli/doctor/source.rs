@@ -11,9 +11,10 @@ use visualpath_media::source::{self, SourceError};
 
 use super::finding::{Code, Finding};
 use super::program;
-use crate::cli::measure::{Asked, MeasureError, Measured, measure, source_options};
+use crate::cli::measure::{Asked, MeasureError, Measured, measure};
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::build::{self, Loaded};
+use crate::pipeline::line::source_options;
 
 /// A source that gives less than this share of what was asked is slow.
 const ENOUGH: f64 = 0.8;
@@ -158,8 +159,12 @@ fn refused(name: &Name, error: &DeviceError) -> Finding {
 }
 
 /// Opens a source and closes it again.
-pub fn open(name: &Name, settings: &SourceConfig) -> Finding {
-    match source::open(&source_options(name, settings), build::clock()) {
+pub fn open(config: &Config, name: &Name, settings: &SourceConfig) -> Finding {
+    let options = match source_options(config, name, settings) {
+        Ok(options) => options,
+        Err(e) => return Finding::new(Code::SourceBroken, subject(name), e.to_string()),
+    };
+    match source::open(&options, build::clock()) {
         Ok(source) => {
             let detail = format!("opened: {}", source.info().description);
             Finding::new(Code::Source, subject(name), detail)
@@ -197,7 +202,8 @@ pub fn try_out(
         Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
     };
     let asked = Asked {
-        source: source_options(name, settings),
+        source: source_options(config, name, settings)
+            .map_err(|e| Finding::new(Code::SourceBroken, subject(name), e.to_string()))?,
         length: wanted.length,
         slots: wanted.slots,
         encode: wanted

@@ -23,13 +23,14 @@ use visualpath_media::source::SourceOptions;
 use visualpath_platform::Bell;
 
 use super::doctor::{self, ThisMachine};
-use super::measure::{Asked, MeasureError, Measured, Picture, measure, round_fps, source_options};
+use super::measure::{Asked, MeasureError, Measured, Picture, measure, round_fps};
 use super::{complain_line, exit_of, fail, findings_of, say, say_json};
 use crate::builtin;
 use crate::config::{self, Config, Diagnostic, LoadOptions, Loaded};
 use crate::exit::Exit;
 use crate::pipeline::StartError;
 use crate::pipeline::build::{self, Nursery};
+use crate::pipeline::line::source_options;
 use crate::pipeline::plan::{self, LinePlan};
 use text::Facts;
 
@@ -336,7 +337,7 @@ fn look(
         source: SourceOptions {
             // A short file is begun again; a camera does not care.
             loop_: true,
-            ..source_options(&line.source, &line.settings)
+            ..source_options(&config, &line.source, &line.settings)?
         },
         length: Duration::from_secs_f64(seconds),
         slots,
