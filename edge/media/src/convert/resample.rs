@@ -65,9 +65,9 @@ pub(super) fn blend(src: Rows<'_>, line: Line, width: usize, work: &mut Work, ou
             count,
             weights: [a, b, c, d],
         } => match count {
-            2 => weigh([row(y), row(y + 1)], [a, b], out),
-            3 => weigh([row(y), row(y + 1), row(y + 2)], [a, b, c], out),
-            _ => weigh(
+            2 => weigh_two([row(y), row(y + 1)], [a, b], out),
+            3 => weigh_three([row(y), row(y + 1), row(y + 2)], [a, b, c], out),
+            _ => weigh_four(
                 [row(y), row(y + 1), row(y + 2), row(y + 3)],
                 [a, b, c, d],
                 out,
@@ -92,38 +92,78 @@ fn widen(row: &[u8], out: &mut [i16]) {
     }
 }
 
-/// Weights add up to 2^16. Each product is cut off at 8 fraction bits.
-fn weigh<const N: usize>(rows: [&[u8]; N], weights: [u16; N], out: &mut [i16]) {
-    let zero = u8x16::default();
-    let factors = weights.map(u16x8::splat);
-    let chunks = rows.map(|row| row.as_chunks::<LANES>());
-    let (outs, rest) = out.as_chunks_mut::<LANES>();
-    for (i, out) in outs.iter_mut().enumerate() {
-        let mut low = u16x8::splat(CENTRE);
-        let mut high = low;
-        for ((row, _), factor) in chunks.iter().zip(factors) {
-            let Some(bytes) = row.get(i) else { return };
-            let bytes = u8x16::new(*bytes);
-            // A byte above a zero byte is the sample with 8 fraction bits.
-            let (a, b) = (
-                u8x16::unpack_low(zero, bytes),
-                u8x16::unpack_high(zero, bytes),
-            );
-            low += cast::<_, u16x8>(a).mul_keep_high(factor);
-            high += cast::<_, u16x8>(b).mul_keep_high(factor);
-        }
-        *out = cast([low, high]);
+// The same for two, three and four rows: a loop over the rows inside the loop over the row is not
+// unrolled, and three times as slow. Weights of 16 bits add up to one; each product is cut off at
+// 8 fraction bits.
+
+fn weigh_two([a, b]: [&[u8]; 2], weights: [u16; 2], out: &mut [i16]) {
+    let [u, v] = weights.map(u16x8::splat);
+    let rows = sixteens(a).iter().zip(sixteens(b));
+    for (out, (a, b)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+        let (a, b) = (times(a, u), times(b, v));
+        *out = put(a.0 + b.0, a.1 + b.1);
     }
-    for (i, out) in rest.iter_mut().enumerate() {
-        let mut sum = CENTRE;
-        for ((_, row), weight) in chunks.iter().zip(weights) {
+    weigh_rest([a, b], weights, out);
+}
+
+fn weigh_three([a, b, c]: [&[u8]; 3], weights: [u16; 3], out: &mut [i16]) {
+    let [u, v, w] = weights.map(u16x8::splat);
+    let rows = sixteens(a).iter().zip(sixteens(b)).zip(sixteens(c));
+    for (out, ((a, b), c)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+        let (a, b, c) = (times(a, u), times(b, v), times(c, w));
+        *out = put(a.0 + b.0 + c.0, a.1 + b.1 + c.1);
+    }
+    weigh_rest([a, b, c], weights, out);
+}
+
+fn weigh_four([a, b, c, d]: [&[u8]; 4], weights: [u16; 4], out: &mut [i16]) {
+    let [u, v, w, x] = weights.map(u16x8::splat);
+    let rows = sixteens(a).iter().zip(sixteens(b));
+    let rows = rows.zip(sixteens(c)).zip(sixteens(d));
+    for (out, (((a, b), c), d)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+        let (a, b, c, d) = (times(a, u), times(b, v), times(c, w), times(d, x));
+        *out = put(a.0 + b.0 + c.0 + d.0, a.1 + b.1 + c.1 + d.1);
+    }
+    weigh_rest([a, b, c, d], weights, out);
+}
+
+fn sixteens(row: &[u8]) -> &[[u8; LANES]] {
+    row.as_chunks().0
+}
+
+#[inline(always)]
+fn times(bytes: &[u8; LANES], factor: u16x8) -> (u16x8, u16x8) {
+    let (zero, bytes) = (u8x16::default(), u8x16::new(*bytes));
+    // A byte above a zero byte is the sample with 8 fraction bits.
+    let (low, high) = (
+        u8x16::unpack_low(zero, bytes),
+        u8x16::unpack_high(zero, bytes),
+    );
+    (
+        cast::<_, u16x8>(low).mul_keep_high(factor),
+        cast::<_, u16x8>(high).mul_keep_high(factor),
+    )
+}
+
+#[inline(always)]
+fn put(low: u16x8, high: u16x8) -> [i16; LANES] {
+    let centre = u16x8::splat(CENTRE);
+    cast([low ^ centre, high ^ centre])
+}
+
+/// What is left after whole groups of [`LANES`].
+fn weigh_rest<const N: usize>(rows: [&[u8]; N], weights: [u16; N], out: &mut [i16]) {
+    let done = out.len() / LANES * LANES;
+    for (i, out) in out.iter_mut().enumerate().skip(done) {
+        let mut sum = 0_u16;
+        for (row, weight) in rows.iter().zip(weights) {
             let Some(&s) = row.get(i) else { return };
             let product = u32::from(u16::from(s) << FRACTION_BITS).wrapping_mul(u32::from(weight));
             #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
             let upper = (product >> 16) as u16;
             sum = sum.wrapping_add(upper);
         }
-        *out = cast(sum);
+        *out = centred(sum);
     }
 }
 
