@@ -23,7 +23,8 @@ mod stream;
 #[cfg(feature = "rtsp")]
 mod units;
 
-#[cfg(all(test, feature = "rtsp"))]
+#[cfg(test)]
+#[cfg(feature = "rtsp")]
 mod tests;
 
 use std::fmt;
