@@ -123,7 +123,7 @@ fn watches_share_an_extractor_and_each_source_has_a_path_with_a_rule_for_each() 
     };
     let pair = |label: &str, when: &str| (label.to_owned(), when.to_owned());
     let motion = pair("motion", "motion.score > 0.01");
-    assert_eq!(rules("cam1"), [motion.clone()]);
+    assert_eq!(rules("cam1"), std::slice::from_ref(&motion));
     assert_eq!(
         rules("cam0"),
         [
@@ -295,6 +295,22 @@ fn a_watch_validates_and_runs_and_so_does_what_it_stands_for() {
     assert!(fired >= 1, "something moves");
     fs::write(&file, expanded).unwrap();
     assert_eq!(triggers(&file), fired);
+}
+
+#[test]
+fn a_watch_of_a_class_fits_what_the_plugin_and_its_model_say() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let case = Case::new(&LONG.replace(
+        "[watch.motion]",
+        "[watch.dog]\nsource = \"cam1\"\n[watch.motion]",
+    ));
+    let out = Command::new(env!("CARGO_BIN_EXE_visualpath"))
+        .args(["validate", "-c"])
+        .arg(&case.options.path)
+        .env("VISUALPATH_MODEL_PATH", models)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 use support::{H, Room, W, context, score, signal};
-use visualpath_core::{Filter, Fit, Mask, MaskKind, Name, Roi, ViewFormat};
+use visualpath_core::{Filter, Fit, MaskKind, Roi, ViewFormat};
 use visualpath_plugin_motion::plugin;
 
 const LEFT: [[f64; 2]; 4] = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]];
@@ -237,10 +237,7 @@ fn zones_have_the_share_of_their_own_area() {
 
 /// A room whose left half is masked, learned.
 fn half_masked(kind: MaskKind, zones: &[(&str, [[f64; 2]; 4])]) -> Room {
-    let mut cx = context(json!({}), zones);
-    let name = Name::new("street").unwrap();
-    cx.masks = vec![Mask::new(name, kind, LEFT.to_vec()).unwrap()];
-    let mut room = Room::of(&cx);
+    let mut room = Room::masked(zones, kind, LEFT);
     room.empty(31);
     room
 }
@@ -292,10 +289,7 @@ fn beside_a_mask_the_light_is_still_the_light_and_noise_is_still_noise() {
 
 #[test]
 fn a_picture_that_is_masked_as_a_whole_is_still() {
-    let mut cx = context(json!({}), &[("all", ALL)]);
-    let name = Name::new("lens_cap").unwrap();
-    cx.masks = vec![Mask::new(name, MaskKind::Motion, ALL.to_vec()).unwrap()];
-    let mut room = Room::of(&cx);
+    let mut room = Room::masked(&[("all", ALL)], MaskKind::Motion, ALL);
     room.empty(31);
     room.thing(walker(5), 210);
     let o = room.look();

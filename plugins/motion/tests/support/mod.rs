@@ -7,8 +7,8 @@
 )]
 
 use visualpath_core::{
-    Anchor, ColorSpec, Extractor, FrameMeta, FrameView, ImageLayout, Name, Observation,
-    PixelFormat, PluginContext, Roi, Zone,
+    Anchor, ColorSpec, Extractor, FrameMeta, FrameView, ImageLayout, Mask, MaskKind, Name,
+    Observation, PixelFormat, PluginContext, Roi, Zone,
 };
 use visualpath_plugin_motion::plugin;
 
@@ -45,6 +45,14 @@ pub struct Room {
 impl Room {
     pub fn new(config: serde_json::Value, zones: &[(&str, [[f64; 2]; 4])]) -> Self {
         Self::of(&context(config, zones))
+    }
+
+    /// The room with this part of it masked.
+    pub fn masked(zones: &[(&str, [[f64; 2]; 4])], kind: MaskKind, polygon: [[f64; 2]; 4]) -> Self {
+        let mut context = context(serde_json::json!({}), zones);
+        let mask = Mask::new(Name::new("street").unwrap(), kind, polygon.to_vec());
+        context.masks = vec![mask.unwrap()];
+        Self::of(&context)
     }
 
     /// The room as an extractor made with this context sees it.
