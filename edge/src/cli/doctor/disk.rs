@@ -1,7 +1,6 @@
 //! The state directory: can it be written, does it last, how fast is it, how much fits.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,7 +73,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
                 );
             }
             let used = used(config);
-            found.extend(space(config, &subject, stat.f_bavail * stat.f_frsize, used));
+            found.extend(space(
+                config,
+                &subject,
+                stat.f_bavail.saturating_mul(stat.f_frsize),
+                used,
+            ));
             if stat.f_files > 0 && stat.f_favail < FEW_INODES {
                 let left = stat.f_favail;
                 found.push(
@@ -106,14 +110,8 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found
 }
 
-#[expect(
-    clippy::cast_sign_loss,
-    clippy::allow_attributes,
-    clippy::unnecessary_cast,
-    reason = "its type differs from one architecture to the next"
-)]
 fn is_memory(f_type: rustix::fs::FsWord) -> bool {
-    [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(f_type as u64 & 0xffff_ffff))
+    u64::try_from(f_type).is_ok_and(|t| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&t))
 }
 
 /// Whether this user may write to a directory, or make it.
@@ -141,10 +139,7 @@ fn existing(dir: &Path) -> PathBuf {
 /// Tries it, and takes the time: a median of 4 KiB appended and synced, as the outbox does it.
 fn writable(place: &Path) -> io::Result<Duration> {
     // Has no name, so nothing is left of it.
-    let file: File = match tempfile::tempfile_in(place) {
-        Ok(file) => file,
-        Err(e) => return Err(e),
-    };
+    let file = tempfile::tempfile_in(place)?;
     let block = [0x5a; 4096];
     let began = Instant::now();
     let mut took = Vec::with_capacity(WRITES);
@@ -157,7 +152,6 @@ fn writable(place: &Path) -> io::Result<Duration> {
             break;
         }
     }
-    (&file).flush()?;
     took.sort();
     Ok(took.get(took.len() / 2).copied().unwrap_or_default())
 }
@@ -180,7 +174,7 @@ fn verdict(subject: &str, median: Duration) -> Finding {
     Finding::new(Code::DiskSpeed, subject, format!("{detail}: {like}"))
 }
 
-/// Bytes of the clips that are there; `None` if the directory's name is wrong.
+/// Bytes of the clips that are there.
 fn used(config: &Config) -> u64 {
     let dir = config.clip.dir.to_string_lossy();
     ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
