@@ -48,8 +48,13 @@ impl Room {
     }
 
     /// The room with this part of it masked.
-    pub fn masked(zones: &[(&str, [[f64; 2]; 4])], kind: MaskKind, polygon: [[f64; 2]; 4]) -> Self {
-        let mut context = context(serde_json::json!({}), zones);
+    pub fn masked(
+        config: serde_json::Value,
+        zones: &[(&str, [[f64; 2]; 4])],
+        kind: MaskKind,
+        polygon: [[f64; 2]; 4],
+    ) -> Self {
+        let mut context = context(config, zones);
         let mask = Mask::new(Name::new("street").unwrap(), kind, polygon.to_vec());
         context.masks = vec![mask.unwrap()];
         Self::of(&context)
