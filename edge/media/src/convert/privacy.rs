@@ -2,7 +2,7 @@
 //!
 //! The one hard idea: a row of pixels is a band one high. What the polygon covers of that band, seen
 //! from above, is an interval wherever an edge runs through the band, and between the edges wherever
-//! the band is inside. Those intervals, rounded outwards to whole pixels, are what is painted. They are
+//! a line across it is inside. Those intervals, rounded outwards to whole pixels, are what is painted. They are
 //! worked out once per layout; a frame costs its painted bytes only.
 
 use visualpath_core::{ColorRange, ImageLayout, PixelFormat};
@@ -262,28 +262,22 @@ fn cover(edges: &[Edge], y: f64, width: usize, row: &mut Vec<Span>) {
     )]
     let pixel = |x: f64| x.floor().clamp(0.0, last as f64) as usize;
     let mut add = |a: f64, b: f64| row.push((pixel(a - SLACK), pixel(b + SLACK) + 1));
-    let mut heights = vec![from, to];
     for edge in edges {
         if let Some((a, b)) = edge.between(from, to) {
             add(a, b);
         }
-        let ends = [edge.top[1], edge.bottom[1]].into_iter();
-        heights.extend(ends.filter(|end| (from..to).contains(end)));
     }
-    heights.sort_by(f64::total_cmp);
-    // Between two corners' heights nothing begins or ends, so one line tells what is inside; where
-    // edges lean or cross, what the line misses lies under the edges.
-    for pair in heights.windows(2) {
-        let middle = f64::midpoint(pair[0], pair[1]);
-        let crosses = |e: &&Edge| e.top[1] <= middle && middle < e.bottom[1];
-        let mut xs: Vec<f64> = edges
-            .iter()
-            .filter(crosses)
-            .map(|e| e.x_at(middle))
-            .collect();
-        xs.sort_by(f64::total_cmp);
-        for inside in xs.chunks_exact(2) {
-            add(inside[0], inside[1]);
-        }
+    // One line across the band tells the rest: from a point inside, straight up or down to that line,
+    // it is inside all the way or there is an edge in between, which was added above.
+    let middle = f64::midpoint(from, to);
+    let crosses = |e: &&Edge| e.top[1] <= middle && middle < e.bottom[1];
+    let mut xs: Vec<f64> = edges
+        .iter()
+        .filter(crosses)
+        .map(|e| e.x_at(middle))
+        .collect();
+    xs.sort_by(f64::total_cmp);
+    for inside in xs.chunks_exact(2) {
+        add(inside[0], inside[1]);
     }
 }

@@ -159,7 +159,6 @@ fn weigh_rest<const N: usize>(rows: [&[u8]; N], weights: [u16; N], out: &mut [i1
         for (row, weight) in rows.iter().zip(weights) {
             let Some(&s) = row.get(i) else { return };
             let product = u32::from(u16::from(s) << FRACTION_BITS).wrapping_mul(u32::from(weight));
-            #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
             let upper = (product >> 16) as u16;
             sum = sum.wrapping_add(upper);
         }
@@ -195,7 +194,6 @@ fn mean_of_rows(src: Rows<'_>, mean: Mean, width: usize, sums: &mut Vec<u32>, ou
         let inner = sum.wrapping_mul(mean.full);
         let ends = (u32::from(a).wrapping_mul(mean.first))
             .wrapping_add(u32::from(b).wrapping_mul(mean.last));
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
         let upper = (inner.wrapping_add(ends) >> (MEAN_BITS - FRACTION_BITS)) as u16;
         *out = centred(upper);
     }
