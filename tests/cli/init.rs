@@ -9,7 +9,10 @@ fn init(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Output {
     let state = dir.join("state").display().to_string();
     let mut all = vec![("VISUALPATH__DEVICE__STATE_DIR", state.as_str())];
     all.extend(env);
-    let mut args = vec!["init", "--json", "--seconds", "3"];
+    let mut args = vec!["init", "--json"];
+    if !more.contains(&"--seconds") {
+        args.extend(["--seconds", "3"]);
+    }
     args.extend(more);
     let out = run_env(dir, &args, &all);
     assert!(!out.stderr.contains("panicked"), "{}", out.stderr);
