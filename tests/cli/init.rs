@@ -9,7 +9,10 @@ fn init(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Output {
     let state = dir.join("state").display().to_string();
     let mut all = vec![("VISUALPATH__DEVICE__STATE_DIR", state.as_str())];
     all.extend(env);
-    let mut args = vec!["init", "--json", "--seconds", "3"];
+    let mut args = vec!["init", "--json"];
+    if !more.contains(&"--seconds") {
+        args.extend(["--seconds", "3"]);
+    }
     args.extend(more);
     let out = run_env(dir, &args, &all);
     assert!(!out.stderr.contains("panicked"), "{}", out.stderr);
@@ -94,7 +97,9 @@ fn what_can_not_be_had_is_said_with_its_exit_code_and_nothing_is_written() {
         ("XDG_CACHE_HOME", nowhere.as_str()),
         ("VISUALPATH_MODEL_PATH", ""),
     ];
-    let cases: [(&[&str], &[(&str, &str)], i32, &str); 6] = [
+    // Arguments, environment, exit code, what it says.
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+    let cases: [Case<'_>; 6] = [
         (&["--broker", &nobody], &[], 5, "leave --broker out"),
         (&["--broker", "mqqt://a"], &[], 5, "did you mean mqtt://?"),
         (&["--broker", "off"], &no_models, 6, "cross/setup.sh"),

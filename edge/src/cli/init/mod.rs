@@ -92,7 +92,7 @@ pub enum InitError {
         /// The source.
         uri: String,
         /// Why.
-        error: MeasureError,
+        error: Box<MeasureError>,
     },
     /// Too short to tell anything.
     #[error("{0}: no look was finished; measure longer (--seconds)")]
@@ -123,7 +123,7 @@ impl InitError {
             Self::BrokerUrl(_) | Self::Broker(_) => Exit::Broker,
             Self::Invalid(_) => Exit::Config,
             Self::Start(error) => exit_of(error),
-            Self::Measure { error, .. } => match error {
+            Self::Measure { error, .. } => match &**error {
                 MeasureError::Extractor { .. } => Exit::Plugin,
                 MeasureError::Source(_) | MeasureError::NoPicture { .. } => Exit::Source,
                 _ => Exit::Failed,
@@ -346,7 +346,7 @@ fn look(
     };
     let measured = measure(&asked, &mut extractors).map_err(|error| InitError::Measure {
         uri: line.settings.uri.clone(),
-        error,
+        error: Box::new(error),
     })?;
     Ok((measured, model))
 }
