@@ -484,7 +484,7 @@ mod tests {
         let asked = Asked {
             source: SourceOptions {
                 realtime: false,
-                ..SourceOptions::new(name, "synthetic:width=64,height=48,fps=20,frames=30")
+                ..SourceOptions::new(name, "synthetic:?width=64&height=48&fps=20&frames=30")
             },
             length: Duration::from_secs(60),
             slots: 4,
