@@ -325,8 +325,7 @@ impl Capture {
     fn packet(&self, packet: Packet) {
         if let Some(evidence) = self.shared.evidence() {
             // The lane reports a loss as a gap of the clips concerned.
-            let (Offered::Taken | Offered::Lost | Offered::Stopped) =
-                self.offered(evidence.offer_packet(packet));
+            self.offered(evidence.offer_packet(packet));
         }
     }
 

@@ -212,8 +212,10 @@ impl Events {
     /// A ring that can't hold the longest pre-roll at the bit rate there is.
     fn look_at_rings(&mut self) {
         const CODE: &str = "ring_short";
-        let lines = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: Vec<_> = lines.iter().filter_map(Weak::upgrade).collect();
+        let lines: Vec<Arc<LineShared>> = {
+            let walls = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
+            walls.iter().filter_map(Weak::upgrade).collect()
+        };
         for line in lines {
             let subject = line.source.as_str();
             let known = |p: &Problem| p.code == CODE && p.subject == subject;
