@@ -2,8 +2,10 @@
 pub mod clip;
 pub mod convert;
 pub mod decode;
+pub mod devices;
 pub mod encode;
 pub mod jpeg;
 pub mod mp4;
+mod process;
 pub mod ring;
 pub mod source;

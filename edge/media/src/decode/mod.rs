@@ -1,15 +1,31 @@
-//! Packets to pictures: what a decoder is.
+//! Packets to pictures: what a decoder is, and which one there is for a stream.
 //!
 //! ```text
 //! Packet ─ push ─▶ decoder ─ ready ─▶ Decoded (frame_id, pts, layout) ─ take ─▶ bytes of a slot
+//!                    ├─ JpegDecoder     libjpeg-turbo, here, scaled, straight into the slot
+//!                    ├─ H264Decoder     openh264, here; what it can't do goes to the child
+//!                    └─ FfmpegDecoder   a child: packets in, pictures out, both over NUT
 //! ```
 //!
 //! A decoder is asked in two steps, so that a picture for which there is no slot need not be
 //! written anywhere, and one for which there is goes straight into it.
 
+mod child;
+mod h264;
+mod ivf;
+mod jpeg;
+mod sps;
+
+#[cfg(test)]
+mod tests;
+
 use visualpath_core::ImageLayout;
 
-use crate::encode::Packet;
+use crate::encode::{Codec, CodecParams, Packet};
+
+pub use jpeg::{JPEG_COLOR, JpegDecoder};
+pub use sps::Sps;
+pub(crate) use sps::{Bits, rbsp};
 
 /// A picture that is ready to be taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,7 +63,13 @@ pub trait Decoder: Send {
         let _ = size;
     }
 
-    /// Takes one packet, in decoding order.
+    /// Whether pictures come some time after their packets, so that [`Decoder::ready`] is worth
+    /// asking again without another packet.
+    fn is_late(&self) -> bool {
+        false
+    }
+
+    /// Takes one packet, in decoding order. A picture that was ready and not taken is lost.
     ///
     /// # Errors
     /// No picture comes of this packet.
@@ -71,4 +93,28 @@ pub trait Decoder: Send {
 
     /// Forgets everything inside: the next packet is a key packet of another epoch.
     fn reset(&mut self);
+}
+
+/// A decoder for a stream with these parameter sets. `threads` of a child's decoder; 0 lets it
+/// choose, 1 gives each picture soonest.
+///
+/// # Errors
+/// [`DecodeError::Unsupported`] if there is none, with what to install.
+pub fn open(params: &CodecParams, threads: u32) -> Result<Box<dyn Decoder>, DecodeError> {
+    Ok(match params.codec {
+        Codec::Mjpeg => Box::new(JpegDecoder::new()?),
+        Codec::H264 => Box::new(h264::H264Decoder::new(params, threads)?),
+        Codec::H265 => Box::new(child::FfmpegDecoder::new(params, threads)?),
+    })
+}
+
+/// The NAL units of a packet, without their lengths.
+fn nal_units(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, rest) = data.split_first_chunk::<4>()?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+        let (nal, rest) = rest.split_at_checked(len)?;
+        data = rest;
+        Some(nal)
+    })
 }

@@ -95,6 +95,9 @@ pub enum SourceError {
         /// Which, and what was expected.
         error: super::synthetic::ParamError,
     },
+    /// A camera can't be had, and waiting would not help.
+    #[error(transparent)]
+    Device(#[from] crate::devices::DeviceError),
     /// The pool's slots are smaller than a picture.
     #[error("`{}`: a picture takes {need} bytes and a slot of the frame pool has {have}; make the pool for the layout in `SourceInfo`", file.display())]
     Slot {

@@ -319,7 +319,7 @@ impl<P: Pictures> Source for FileSource<P> {
 }
 
 /// Whether a picture of layout `a` may be written as one of layout `b`.
-fn same_bytes(a: &ImageLayout, b: &ImageLayout) -> bool {
+pub(super) fn same_bytes(a: &ImageLayout, b: &ImageLayout) -> bool {
     (a.format, a.width, a.height, a.planes()) == (b.format, b.width, b.height, b.planes())
 }
 

@@ -13,6 +13,8 @@
 //!
 //! Why it is like this: `docs/design/sources.md`.
 
+pub(crate) mod annexb;
+mod encoded;
 mod error;
 mod ffmpeg;
 mod file;
@@ -24,6 +26,11 @@ mod probe;
 mod publish;
 pub mod synthetic;
 mod timeline;
+// Beside this folder, because it is as large; a child of this module, because it shares `live` and
+// `publish` with the other live sources.
+#[cfg(feature = "v4l2")]
+#[path = "../v4l2/mod.rs"]
+pub(crate) mod v4l2;
 
 #[cfg(test)]
 mod tests;
@@ -304,11 +311,35 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         let pictures = synthetic::SyntheticPictures::open(opts)?;
         let file = PathBuf::from(&opts.uri);
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
+    } else if is_camera(&opts.uri) {
+        open_camera(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
     tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
     Ok(source)
+}
+
+/// Whether a URI names a V4L2 node, or a link to one.
+fn is_camera(uri: &str) -> bool {
+    let path = uri
+        .strip_prefix("file://")
+        .or(uri.strip_prefix("file:"))
+        .unwrap_or(uri);
+    path.starts_with("/dev/video") || path.starts_with("/dev/v4l/")
+}
+
+#[cfg(feature = "v4l2")]
+fn open_camera(
+    opts: &SourceOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Box<dyn Source>, SourceError> {
+    Ok(Box::new(v4l2::CameraSource::open(opts, clock)?))
+}
+
+#[cfg(not(feature = "v4l2"))]
+fn open_camera(_: &SourceOptions, _: Arc<dyn Clock>) -> Result<Box<dyn Source>, SourceError> {
+    Err(SourceError::Device(crate::devices::DeviceError::NotBuilt))
 }
 
 fn open_file(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Source>, SourceError> {
@@ -350,9 +381,6 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
         if uri.starts_with(later) && !Path::new(uri).exists() {
             return unsupported("this kind of source is not supported yet; give a video file");
         }
-    }
-    if uri.starts_with("/dev/video") || uri.starts_with("/dev/v4l/") {
-        return unsupported("cameras are not supported yet; give a video file");
     }
     Ok(PathBuf::from(uri))
 }

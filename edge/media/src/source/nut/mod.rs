@@ -168,6 +168,11 @@ impl<R: Read> NutReader<R> {
         self.input.inner.get_mut()
     }
 
+    /// Whether bytes were read from the input that nobody has looked at yet.
+    pub fn has_buffered(&self) -> bool {
+        self.pending.is_some() || !self.input.inner.buffer().is_empty()
+    }
+
     /// Goes to the next frame; what was not read of the one before is skipped. `None` at the end.
     pub fn next_frame(&mut self) -> Result<Option<NutFrame>, NutError> {
         self.skip_payload()?;

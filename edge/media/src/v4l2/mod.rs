@@ -1,0 +1,36 @@
+//! Cameras of the kernel's V4L2.
+//!
+//! ```text
+//! source ── Away, Ready, Running; the events           recovery ── what to do about what
+//!   ├─ bus ── nodes, uevents ── identity ── which node is the camera now
+//!   ├─ setup ── negotiate, formats ── the plan: format, layout, whose memory
+//!   └─ run ── stream ── who owns which buffer
+//!        └─ packets ── encoded cameras
+//! CaptureDevice (device) ◀── kernel ── sys: the calls
+//! ```
+//!
+//! `look` is what [`crate::devices`] says of the machine's cameras. Why it is like this:
+//! `docs/design/capture.md`.
+
+mod bus;
+mod device;
+mod formats;
+mod identity;
+mod kernel;
+mod look;
+mod negotiate;
+mod packets;
+mod rate;
+mod recovery;
+mod run;
+#[cfg(test)]
+mod scripted;
+mod setup;
+mod source;
+mod stream;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use look::{camera, cameras, probe_memory, set_control};
+pub(crate) use source::CameraSource;
