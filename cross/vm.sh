@@ -36,7 +36,7 @@ build() {
         AR_aarch64_unknown_linux_gnu=$gnu-ar \
         BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu="--sysroot=/usr/$gnu -I/usr/$gnu/include" \
         cargo build --locked --target "$ARM" -p visualpath -p visualpath-vm-probe \
-        --bin visualpath --bin vm-probe --no-default-features
+        --bin visualpath --bin vm-probe --no-default-features --features visualpath/v4l2
 }
 
 # The first file system: what set-up made, and in a second archive what was built.

@@ -137,10 +137,11 @@ fn look(camera: &Camera, format: PixelFormat) -> Result<(ImageLayout, Off)> {
 /// Of a grey picture: what the matrix that is set makes of a colour.
 fn luma(camera: &Camera, [r, g, b]: [u8; 3]) -> Result<u8> {
     let set = camera.ctl(&["-C", "y_cbcr_encoding"])?;
-    let (kr, kb) = match set.split_whitespace().last() {
+    // `y_cbcr_encoding: 2 (Rec. 709)`
+    let (kr, kb) = match set.split_whitespace().nth(1) {
         Some("2") => (0.2126, 0.0722),
         Some("0" | "1") => (0.299, 0.114),
-        other => bail!("y_cbcr_encoding is {other:?}"),
+        other => bail!("y_cbcr_encoding is {other:?}: {set}"),
     };
     let y = kr * f64::from(r) + (1.0 - kr - kb) * f64::from(g) + kb * f64::from(b);
     #[expect(
