@@ -37,8 +37,8 @@ pub enum Seen {
     Offline(Outage),
     /// Again.
     Online,
-    /// Frames of another layout follow.
-    NewFormat(SourceInfo),
+    /// Frames of another layout follow, in this pool.
+    NewFormat(SourceInfo, FramePool),
 }
 
 /// What must be true of any sequence of events.
@@ -88,7 +88,7 @@ impl Book {
                 self.since = 0;
                 self.told = false;
             }
-            Seen::Offline(_) | Seen::Online | Seen::NewFormat(_) => {}
+            Seen::Offline(_) | Seen::Online | Seen::NewFormat(..) => {}
         }
         Ok(())
     }
@@ -106,7 +106,7 @@ pub struct Running {
     stop: StopFlag,
     /// What it delivers first.
     pub info: SourceInfo,
-    /// The pool it began with.
+    /// The pool of its newest format.
     pub pool: FramePool,
     /// What it said so far.
     pub book: Book,
@@ -161,7 +161,10 @@ impl Running {
                 let seen = seen?;
                 match &seen {
                     Seen::Frame(_) => {}
-                    Seen::NewFormat(info) => eprintln!("source: {}", info.description),
+                    Seen::NewFormat(info, pool) => {
+                        eprintln!("source: {}", info.description);
+                        self.pool = pool.clone();
+                    }
                     other => eprintln!("source: {other:?}"),
                 }
                 self.book.enter(&seen)?;
@@ -267,7 +270,7 @@ fn read(
                         return;
                     }
                 };
-                Seen::NewFormat(info)
+                Seen::NewFormat(info, pool.clone())
             }
             Ok(SourceEvent::Packet(_) | SourceEvent::Wrapped) => continue,
             Ok(SourceEvent::End(_) | SourceEvent::Stopped) => return,

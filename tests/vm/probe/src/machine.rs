@@ -36,8 +36,8 @@ impl Camera {
         PathBuf::from(format!("/dev/video{}", self.number))
     }
 
-    /// Plugs it in. Its picture is the 75 % colour bars without text.
-    pub fn insert(&self) -> Result<()> {
+    /// Plugs it in; gives when its node was there. Its picture is the 75 % colour bars without text.
+    pub fn insert(&self) -> Result<Instant> {
         run(&[
             "insmod",
             "/lib/modules/vivid.ko",
@@ -50,11 +50,13 @@ impl Camera {
             &format!("allocators={}", u32::from(self.contiguous)),
         ])?;
         until("the camera's node", || Ok(self.node().exists()))?;
+        let there = Instant::now();
         if self.hdmi {
-            // 7: 1280x720p30.
-            self.ctl(&["--set-dv-bt-timings", "index=7"])?;
+            // 5: 1280x720p30.
+            self.ctl(&["--set-dv-bt-timings", "index=5"])?;
         }
-        self.set("osd_text_mode", 2)
+        self.set("osd_text_mode", 2)?;
+        Ok(there)
     }
 
     /// Sets a control, or presses a button (any value).

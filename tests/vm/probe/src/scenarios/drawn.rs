@@ -26,7 +26,7 @@ impl Digits {
     pub fn learn(running: &mut Running) -> Result<Self> {
         for _ in 0..12 {
             let frame = running.frame()?;
-            if shape(&frame, 1)? == [0; 16] {
+            if !is_letter(&shape(&frame, 1)?) {
                 continue;
             }
             let ten = frame.meta().frame_id;
@@ -55,7 +55,7 @@ impl Digits {
         let mut number = None;
         for place in 0..9 {
             let shape = shape(frame, place)?;
-            if shape == [0; 16] {
+            if !is_letter(&shape) {
                 break;
             }
             let digit = self.0.iter().position(|d| *d == shape);
@@ -64,6 +64,12 @@ impl Digits {
         }
         number.context("no number in the picture")
     }
+}
+
+/// Whether there is a letter: those have nothing in their first row and something below. Right of
+/// the text are the bars, of which each row is the same.
+fn is_letter(shape: &Shape) -> bool {
+    shape[0] == 0 && *shape != [0; 16]
 }
 
 /// The bright pixels of one letter.

@@ -93,15 +93,18 @@ pub fn dead_streams(_: &str, numbers: &mut Numbers) -> Result<()> {
     for fails in first_tries {
         let what = fails.unwrap_or("the stream only");
         let before = running.frame()?.meta().epoch;
-        // A failing QBUF already ends the running stream.
         if let Some(control) = fails {
             camera.set(control, 1)?;
         }
+        let broken = Instant::now();
+        // A failing QBUF has already ended the running stream.
         if fails != Some("inject_vidioc_qbuf_error") {
             camera.set("inject_fatal_streaming_error", 1)?;
         }
-        let (took, epoch) = broken_and_back(&mut running).context(what.to_owned())?;
-        ensure!(epoch > before, "{what}: epoch {before} goes on");
+        while running.frame().context(what)?.meta().epoch == before {
+            ensure!(broken.elapsed() < BACK, "{what}: epoch {before} goes on");
+        }
+        let took = broken.elapsed();
         numbers.insert(what.into(), json!(took.as_secs_f64()));
         ensure!(took <= BACK, "{what}: frames after {took:?}");
         let now = open_files()?;
@@ -164,8 +167,7 @@ pub fn pulled(length: &str, numbers: &mut Numbers) -> Result<()> {
             number,
             ..Camera::WEBCAM
         };
-        back.insert()?;
-        let again = Instant::now();
+        let again = back.insert()?;
         let frame = running
             .frame()
             .with_context(|| format!("time {n}, as {number}"))?;
@@ -192,15 +194,4 @@ pub fn pulled(length: &str, numbers: &mut Numbers) -> Result<()> {
         book.lost
     );
     Ok(())
-}
-
-/// Waits for the break and for the frame that ends it; how long that was, and the frame's epoch.
-fn broken_and_back(running: &mut Running) -> Result<(Duration, u32)> {
-    running.wait_for("break", |seen| match seen {
-        Seen::Gap(_) | Seen::Offline(_) => Some(()),
-        _ => None,
-    })?;
-    let broken = Instant::now();
-    let frame = running.frame()?;
-    Ok((broken.elapsed(), frame.meta().epoch))
 }
