@@ -3,12 +3,15 @@
 #
 #   ROOT               the repository
 #   CACHE              what set-up makes: models, videos, pictures, runtime, venv, tools
+#   VM, ARM            the ARM machine of tests/vm, and Rust's name for what it runs
 #   CARGO_TARGET_DIR   one build directory for demo and tests, unless already set
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/visualpath"
 VENV="$CACHE/venv"
 TOOLS="$CACHE/tools"
+VM="$CACHE/vm"
+ARM=aarch64-unknown-linux-gnu
 
 # Where tests and the demo look for fetched files, and the binary for models.
 VISUALPATH_ASSETS="${VISUALPATH_ASSETS:-$CACHE}"

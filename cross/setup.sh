@@ -3,7 +3,8 @@
 # build side, then models, videos, pictures and ONNX Runtime's library, each checked by sha256.
 #
 #   cross/setup.sh          what the demo and the tests need
-#   cross/setup.sh tests    and the checkers that cross/test.sh runs
+#   cross/setup.sh tests    and the checkers that cross/test.sh runs, and the ARM machine
+#   cross/setup.sh vm       and the ARM machine that cross/vm.sh boots
 #   cross/setup.sh bench    and what the Python loop of `visualpath bench` needs
 #
 # May be run again at any time: what is there and right is left alone, what is half done is
@@ -17,12 +18,37 @@ set -euo pipefail
 MSRV=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$ROOT/Cargo.toml")
 APT_LISTS_FRESH=no
 STEP_POLICY=""
+PROBES="gcc gcc
+g++ g++
+make make
+cmake cmake
+nasm nasm
+pkg-config pkg-config
+git git
+ffmpeg ffmpeg
+ffprobe ffmpeg
+mosquitto mosquitto
+mosquitto_sub mosquitto-clients
+libc-headers libc6-dev
+libclang libclang-dev
+python3 python3
+python3-venv python3-venv"
+# A real RTSP server, run by the system's own Python.
+TESTS_PROBES="python3-gi python3-gi
+gst-rtsp-server gir1.2-gst-rtsp-server-1.0"
+# To build for the ARM machine, and to boot it.
+VM_PROBES="qemu-system-aarch64 qemu-system-arm
+modprobe kmod
+cpio cpio
+aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
+aarch64-libc-headers libc6-dev-arm64-cross"
 trap 'if [ -n "$STEP_POLICY" ]; then as_root rm -f "$STEP_POLICY"; fi' EXIT
 
 main() {
     case "${1:-}" in
-        "" | tests | bench) ;;
-        *) die "unknown step '$1': cross/setup.sh [tests|bench]" ;;
+        "" | tests | vm | bench) ;;
+        *) die "unknown step '$1': cross/setup.sh [tests|vm|bench]" ;;
     esac
     mkdir -p "$CACHE"
     # Two runs at once would write the same files: the second waits.
@@ -32,12 +58,18 @@ main() {
         flock 9
     fi
     check_rust
-    os_packages "${1:-}"
+    case "${1:-}" in
+        tests) os_packages <<<"$PROBES"$'\n'"$TESTS_PROBES" ;;
+        *) os_packages <<<"$PROBES" ;;
+    esac
     python_packages "$ROOT/cross/requirements.txt"
-    if [ -n "${1:-}" ]; then
+    if [ -e "$ROOT/cross/requirements-${1:-}.txt" ]; then
         python_packages "$ROOT/cross/requirements-$1.txt"
     fi
     fetch_assets
+    case "${1:-}" in
+        tests | vm) arm_machine ;;
+    esac
     exec 9>&-
 }
 
@@ -53,32 +85,13 @@ check_rust() {
 
 # -- OS packages ----------------------------------------------------------------------------
 
+# Installs the packages whose tool is missing; reads lines of tool and package.
 os_packages() {
     local missing=() probe package
     # A tool may have come from elsewhere than its package, so the tool is what is looked for.
     while read -r probe package; do
         if ! have "$probe"; then missing+=("$package"); fi
-    done <<'PROBES'
-gcc gcc
-g++ g++
-make make
-cmake cmake
-nasm nasm
-pkg-config pkg-config
-git git
-ffmpeg ffmpeg
-ffprobe ffmpeg
-mosquitto mosquitto
-mosquitto_sub mosquitto-clients
-libc-headers libc6-dev
-python3 python3
-python3-venv python3-venv
-PROBES
-    if [ "$1" = tests ]; then
-        # A real RTSP server, run by the system's own Python.
-        if ! have python3-gi; then missing+=(python3-gi); fi
-        if ! have gst-rtsp-server; then missing+=(gir1.2-gst-rtsp-server-1.0); fi
-    fi
+    done
     if [ ${#missing[@]} -eq 0 ]; then return; fi
     command -v apt-get >/dev/null ||
         die "missing: ${missing[*]} (Debian's names). This is not Debian or Ubuntu: install them by hand"
@@ -94,6 +107,8 @@ PROBES
 have() {
     case "$1" in
         libc-headers) [ -e /usr/include/stdio.h ] ;;
+        aarch64-libc-headers) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;
+        libclang) ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
         python3-gi) /usr/bin/python3 -c 'import gi' 2>/dev/null ;;
         gst-rtsp-server)
@@ -137,6 +152,29 @@ apt_install() {
     if [ "$broker_was_there" = no ] && [ -d /run/systemd/system ]; then
         as_root systemctl disable --quiet mosquitto.service || true
     fi
+}
+
+# -- The ARM machine ----------------------------------------------------------------------------
+
+# It is for tests only: where it can't be had, the reason is kept for cross/vm.sh to say.
+arm_machine() {
+    mkdir -p "$VM"
+    printf 'its set-up did not end (cross/setup.sh vm)\n' >"$VM/missing"
+    if ! (os_packages <<<"$VM_PROBES"); then
+        printf 'qemu-system-aarch64 or a compiler for it could not be installed\n' >"$VM/missing"
+    elif ! rust_target; then
+        printf "Rust's target %s is not installed and could not be added\n" "$ARM" >"$VM/missing"
+    elif "$ROOT/cross/vm_machine.sh"; then
+        rm -f "$VM/missing"
+        return
+    fi
+    say "no ARM machine here: $(cat "$VM/missing")"
+}
+
+rust_target() {
+    local libs
+    libs=$(cd "$ROOT" && rustc --print target-libdir --target "$ARM") && [ -d "$libs" ] && return
+    command -v rustup >/dev/null && (cd "$ROOT" && rustup target add "$ARM")
 }
 
 # -- Python, for the build side only ----------------------------------------------------------

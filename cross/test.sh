@@ -29,6 +29,7 @@ main() {
     step "api" api
     step "build" cargo build --locked --workspace
     step "test" cargo test --locked --workspace --no-fail-fast
+    step "vm" vm
     step "python" python
     step "fuzz" fuzz
     step "demo" demo
@@ -88,6 +89,14 @@ api() {
     local status=0
     "$ROOT/cross/api.sh" || status=$?
     [ "$status" -ne 75 ] || skip "rustdoc of this toolchain writes another form of JSON (FORMAT in cross/api.sh)"
+    return "$status"
+}
+
+# An ARM machine with a real V4L2 driver.
+vm() {
+    local status=0
+    "$ROOT/cross/vm.sh" || status=$?
+    [ "$status" -ne 75 ] || skip "$(cat "$VM/missing")"
     return "$status"
 }
 

@@ -159,7 +159,7 @@ impl Drop for Mosquitto {
 }
 
 /// Daemons live in sbin, which is not in every user's PATH.
-fn path_with_sbin() -> String {
+pub fn path_with_sbin() -> String {
     format!(
         "{}:/usr/sbin:/usr/local/sbin",
         std::env::var("PATH").unwrap_or_default()

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Makes the ARM machine that cross/vm.sh boots, in $CACHE/vm: Debian's arm64 kernel (`vmlinuz`) and
+# what its first file system holds whatever is tested (`base.cpio`): busybox, the C library,
+# v4l2-ctl, and the modules of the test camera, in the order in which they are inserted.
+#
+# The packages are fetched with apt-get from the sources and keys this machine has, as for arm64,
+# with a state of their own: the machine's is left alone. What can't be had, and why, is left in
+# $VM/missing. What is there is not fetched again.
+set -euo pipefail
+
+# shellcheck source=env.sh
+. "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+# Raise it when this script makes something else.
+EDITION=1
+MODULES="vivid virtio_pci virtio_net virtio_console"
+
+main() {
+    if [ "$(cat "$VM/made" 2>/dev/null)" = "$EDITION" ]; then return; fi
+    WORK=$(mktemp -d "$VM/making.XXXXXX")
+    trap 'rm -rf "$WORK"' EXIT
+    say "making the ARM machine in $VM"
+    fetch
+    unpack
+    rm -f "$VM/made"
+    mv -f "$WORK/vmlinuz" "$WORK/base.cpio" "$VM/"
+    printf '%s\n' "$EDITION" >"$VM/made"
+}
+
+missing() {
+    printf '%s\n' "$*" >"$VM/missing"
+    exit 1
+}
+
+fetch() {
+    local status="$WORK/apt/status" kernel
+    mkdir -p "$WORK/apt/lists/partial" "$WORK/apt/archives/partial" "$WORK/kernel"
+    : >"$status"
+    APT=(-q -o "Dir::State=$WORK/apt" -o "Dir::State::status=$status" -o "Dir::Cache=$WORK/apt"
+        -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o Acquire::Retries=3
+        -o Acquire::Languages=none -o "Dir::Log=$WORK/apt")
+    if [ "$(id -u)" -eq 0 ]; then # the user _apt may not write into our directory
+        APT+=(-o APT::Sandbox::User=root)
+    fi
+    # One of the sources may know no arm64: what counts is whether the packages are found.
+    apt-get "${APT[@]}" update || true
+    kernel=$(apt-cache "${APT[@]}" depends linux-image-arm64 2>/dev/null |
+        sed -n 's/^ *Depends: *\(linux-image-[^ :]*\).*/\1/p' | head -n 1)
+    [ -n "$kernel" ] ||
+        missing "this machine's package sources have no linux-image-arm64 (Ubuntu keeps arm64 on other hosts)"
+    (cd "$WORK/kernel" && apt-get "${APT[@]}" download "$kernel") ||
+        missing "$kernel could not be fetched"
+    # With all the libraries that they need.
+    apt-get "${APT[@]}" install -y --no-install-recommends --download-only \
+        busybox-static v4l-utils || missing "busybox-static or v4l-utils for arm64 could not be fetched"
+}
+
+unpack() {
+    local deb version root="$WORK/root" modules module
+    dpkg -x "$WORK"/kernel/*.deb "$WORK/k"
+    for deb in "$WORK"/apt/archives/*.deb; do dpkg -x "$deb" "$WORK/all"; done
+    version=$(basename "$WORK"/k/boot/vmlinuz-*)
+    version=${version#vmlinuz-}
+    mv "$WORK/k/boot/vmlinuz-$version" "$WORK/vmlinuz"
+
+    mkdir -p "$root"/{bin,dev,etc,lib/modules,mnt,proc,sys,tmp}
+    cp "$WORK/all/bin/busybox" "$root/bin/"
+    cp "$WORK/all/usr/bin/v4l2-ctl" "$root/bin/"
+    # Libraries lie flat in /lib, where the loader looks as well.
+    find "$WORK/all" -path '*aarch64-linux-gnu/*' -name '*.so*' ! -path '*/libv4l/*' \
+        ! -path '*/gconv/*' -exec cp -L {} "$root/lib/" \;
+
+    depmod -b "$WORK/k" "$version"
+    modules=$(for module in $MODULES; do
+        modprobe -S "$version" -d "$WORK/k" --show-depends "$module" || true
+    done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++')
+    for module in $modules; do
+        cp "$module" "$root/lib/modules/"
+        basename "$module" >>"$root/lib/modules/order"
+    done
+    grep -q '^vivid\.ko' "$root/lib/modules/order" || missing "Debian's kernel $version has no vivid"
+    (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$WORK/base.cpio"
+}
+
+main "$@"

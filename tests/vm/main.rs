@@ -1,0 +1,49 @@
+//! An ARM machine with a real V4L2 driver: Debian's arm64 kernel with the test camera `vivid`,
+//! under qemu. `cross/vm.sh` builds what runs inside and then these tests; each scenario of
+//! `tests/vm/probe` is one test here.
+//!
+//! The machine is booted once for all scenarios that need no network, with a clock that counts
+//! instructions, and once for each that has a broker outside.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test; its numbers are for people"
+)]
+
+mod machine;
+mod outside;
+
+use std::sync::OnceLock;
+
+use machine::{Clock, Machine, Results, soak, wanted};
+
+/// All that were run in one machine, which the first test boots.
+fn together() -> &'static Results {
+    static RESULTS: OnceLock<Results> = OnceLock::new();
+    RESULTS.get_or_init(|| {
+        let length = if soak() { "=soak" } else { "" };
+        let scenarios: Vec<String> = TOGETHER
+            .iter()
+            .filter(|name| wanted(name))
+            .map(|name| format!("{name}{length}"))
+            .collect();
+        Machine::boot(Clock::Counted, &scenarios).finish()
+    })
+}
+
+macro_rules! scenarios {
+    ($($name:ident)+) => {
+        const TOGETHER: &[&str] = &[$(stringify!($name)),+];
+        $(
+            #[test]
+            #[ignore = "needs the ARM machine: cross/vm.sh"]
+            fn $name() {
+                together().expect(stringify!($name));
+            }
+        )+
+    };
+}
+
+scenarios! {
+    the_machine_has_a_camera_that_streams
+}
