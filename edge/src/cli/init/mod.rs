@@ -337,7 +337,7 @@ fn look(
         source: SourceOptions {
             // A short file is begun again; a camera does not care.
             loop_: true,
-            ..source_options(&config, &line.source, &line.settings)?
+            ..source_options(config, &line.source, &line.settings)?
         },
         length: Duration::from_secs_f64(seconds),
         slots,
