@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Name, Object, Outcome, ViewFormat, ViewSpec};
 use visualpath_frames::{Frame, FramePool};
-use visualpath_media::encode::{Bitrate, Encoder, EncoderOptions, OpenH264};
+use visualpath_media::encode::{Encoder, EncoderKind, EncoderOptions};
 use visualpath_media::source::{
     self, GapCause, Outage, SourceError, SourceEvent, SourceInfo, SourceOptions, StopFlag,
 };
@@ -28,7 +28,7 @@ pub struct Asked {
     /// Slots of its pool.
     pub slots: usize,
     /// Encode as well, unless the source is encoded itself.
-    pub encode: Option<(Bitrate, f64)>,
+    pub encode: Option<(EncoderKind, EncoderOptions)>,
     /// Keep the picture with the best object in it.
     pub picture: bool,
 }
@@ -169,7 +169,6 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
         }
     }
     let info = source.info().clone();
-    let encoded = info.encoded.is_some();
     let pool = build::pool(&info, 1, asked.slots + info.driver_slots, &views)?;
     let stop = StopFlag::new();
     let (to_looker, pictures) = bounded(1);
@@ -194,7 +193,7 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
         .name("measure".to_owned())
         .spawn(move || capture.run())
         .map_err(MeasureError::Thread)?;
-    let mut looker = Looker::new(asked, extractors, encoded);
+    let mut looker = Looker::new(asked, extractors);
     let began = Instant::now();
     let mut end = began + FIRST_PICTURE;
     let mut waiting = true;
@@ -204,9 +203,14 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
             break Ok(());
         }
         match pictures.recv_timeout(left) {
-            Ok(frame) => {
+            Ok((frame, is_encoded)) => {
                 if std::mem::take(&mut waiting) {
                     end = Instant::now() + asked.length;
+                    // A live source knows this no sooner.
+                    looker.encoder = asked
+                        .encode
+                        .filter(|_| !is_encoded)
+                        .map(|(kind, options)| kind.build(options));
                 }
                 if let Err(e) = looker.look(&frame) {
                     break Err(e);
@@ -257,7 +261,8 @@ struct Capture {
     views: Vec<ViewSpec>,
     slots: usize,
     stop: StopFlag,
-    to_looker: Sender<Frame>,
+    /// A picture, and whether the source sends it encoded.
+    to_looker: Sender<(Frame, bool)>,
     done: Captured,
 }
 
@@ -271,7 +276,8 @@ impl Capture {
                     self.done.first.get_or_insert(now);
                     self.done.last = Some(now);
                     // Full: the looker is busy, and this one is left out.
-                    if let Err(e) = self.to_looker.try_send(frame)
+                    let is_encoded = self.done.info.encoded.is_some();
+                    if let Err(e) = self.to_looker.try_send((frame, is_encoded))
                         && e.is_disconnected()
                     {
                         break;
@@ -304,7 +310,7 @@ struct Looker<'a> {
     extractors: &'a mut [Loaded],
     took_ms: Vec<Vec<f64>>,
     looked: u64,
-    encoder: Option<OpenH264>,
+    encoder: Option<Box<dyn Encoder>>,
     encode_ms: Vec<f64>,
     encode_error: Option<String>,
     wants_picture: bool,
@@ -312,20 +318,12 @@ struct Looker<'a> {
 }
 
 impl<'a> Looker<'a> {
-    fn new(asked: &Asked, extractors: &'a mut [Loaded], encoded: bool) -> Self {
-        let encode = asked.encode.filter(|_| !encoded);
-        let encoder = encode.map(|(bitrate, fps)| {
-            OpenH264::new(EncoderOptions {
-                bitrate,
-                fps,
-                ..EncoderOptions::default()
-            })
-        });
+    fn new(asked: &Asked, extractors: &'a mut [Loaded]) -> Self {
         Self {
             took_ms: vec![Vec::new(); extractors.len()],
             extractors,
             looked: 0,
-            encoder,
+            encoder: None,
             encode_ms: Vec::new(),
             encode_error: None,
             wants_picture: asked.picture,
@@ -488,7 +486,7 @@ mod tests {
             },
             length: Duration::from_secs(60),
             slots: 4,
-            encode: Some((Bitrate::Auto, 20.0)),
+            encode: Some((EncoderKind::Mjpeg, EncoderOptions::default())),
             picture: true,
         };
         let measured = measure(&asked, &mut []).unwrap();

@@ -39,15 +39,9 @@ pub fn start(
     options.realtime = pace.realtime;
     options.ring_bytes = usize::try_from(config.clip.ring_bytes).unwrap_or(usize::MAX);
     options.gop_s = config.clip.gop_s;
-    options.bitrate = match config.clip.bitrate.value() {
-        None => Bitrate::Auto,
-        Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
-    };
+    options.bitrate = bitrate(config);
     options.fps = pace.fps.unwrap_or(options.fps);
-    options.codec = match config.clip.codec {
-        ClipCodec::Auto | ClipCodec::H264 => EncoderKind::H264,
-        ClipCodec::Mjpeg => EncoderKind::Mjpeg,
-    };
+    options.codec = encoder_kind(config);
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {
@@ -56,6 +50,22 @@ pub fn start(
         }
     })
     .map_err(|e| StartError::Evidence(e.to_string()))
+}
+
+/// What encodes clips.
+pub fn encoder_kind(config: &Config) -> EncoderKind {
+    match config.clip.codec {
+        ClipCodec::Auto | ClipCodec::H264 => EncoderKind::H264,
+        ClipCodec::Mjpeg => EncoderKind::Mjpeg,
+    }
+}
+
+/// Bits that clips may take.
+pub fn bitrate(config: &Config) -> Bitrate {
+    match config.clip.bitrate.value() {
+        None => Bitrate::Auto,
+        Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
+    }
 }
 
 /// What a trigger asks of the lane.

@@ -51,6 +51,7 @@ use visualpath_frames::{Frame, FramePool};
 use crate::encode::{Codec, Packet};
 
 pub use error::SourceError;
+pub use exec::command_words;
 pub use jpeg::{JpegSplitter, Piece};
 pub use rtsp::{RtspOptions, RtspTransport, redacted};
 pub use visualpath_core::StopFlag;

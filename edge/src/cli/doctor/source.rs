@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use visualpath_core::Name;
 use visualpath_media::devices::{self, Camera, DeviceError};
-use visualpath_media::encode::Bitrate;
+use visualpath_media::encode::EncoderOptions;
 use visualpath_media::source::{self, SourceError};
 
 use super::finding::{Code, Finding};
@@ -14,6 +14,7 @@ use super::program;
 use crate::cli::measure::{Asked, MeasureError, Measured, measure};
 use crate::config::{Config, SourceConfig};
 use crate::pipeline::build::{self, Loaded};
+use crate::pipeline::evidence;
 use crate::pipeline::line::source_options;
 
 /// A source that gives less than this share of what was asked is slow.
@@ -44,8 +45,9 @@ pub fn programs(name: &Name, settings: &SourceConfig) -> Vec<Finding> {
                 Code::ProgramMissing,
                 subject,
                 format!(
-                    "`{}` is not found, and `{uri}` needs it",
-                    programs.join("` or `")
+                    "`{}` is not found, and `{}` needs it",
+                    programs.join("` or `"),
+                    source::redacted(uri)
                 ),
             )
             .advise(install),
@@ -60,8 +62,7 @@ pub fn programs(name: &Name, settings: &SourceConfig) -> Vec<Finding> {
         return vec![one_of(&["gst-launch-1.0"], install)];
     }
     if let Some(command) = uri.strip_prefix("exec:") {
-        let first = command.split_whitespace().next().unwrap_or_default();
-        return vec![one_of(&[first], "install it, or give its whole path")];
+        return vec![of_user(name, command)];
     }
     let other = ["synthetic:", "rtsp://", "rtsps://", "camera:", "/dev/"];
     if other.iter().any(|o| uri.starts_with(o)) {
@@ -76,6 +77,31 @@ pub fn programs(name: &Name, settings: &SourceConfig) -> Vec<Finding> {
         .map(|p| one_of(&[p], install))
         .into_iter()
         .collect()
+}
+
+/// Looks for the program of `exec:`. It is not asked for its version: what it does with an argument
+/// that its user did not write, nobody knows. The command is not shown: there may be a password in it.
+fn of_user(name: &Name, command: &str) -> Finding {
+    let program = match source::command_words(command) {
+        Ok(words) => words.into_iter().next().unwrap_or_default(),
+        Err(why) => {
+            return Finding::new(
+                Code::SourceBroken,
+                subject(name),
+                format!("the command is not whole: {why}"),
+            )
+            .advise("quote as in a shell: '…', \"…\", or a backslash before the sign");
+        }
+    };
+    match program::find(&program) {
+        Some(path) => Finding::new(Code::Program, subject(name), path.display().to_string()),
+        None => Finding::new(
+            Code::ProgramMissing,
+            subject(name),
+            format!("`{program}` is not found, or may not be executed"),
+        )
+        .advise("install it, give its whole path, or `chmod +x` it"),
+    }
 }
 
 /// The cameras of this machine.
@@ -197,9 +223,10 @@ pub fn try_out(
     extractors: &mut [Loaded],
 ) -> Result<(Measured, Finding), Finding> {
     let Wanted { name, settings, .. } = wanted;
-    let bitrate = match config.clip.bitrate.value() {
-        None => Bitrate::Auto,
-        Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
+    let encoder = EncoderOptions {
+        bitrate: evidence::bitrate(config),
+        fps: settings.fps.unwrap_or(30.0),
+        ..EncoderOptions::default()
     };
     let asked = Asked {
         source: source_options(config, name, settings)
@@ -208,7 +235,7 @@ pub fn try_out(
         slots: wanted.slots,
         encode: wanted
             .clips
-            .then(|| (bitrate, settings.fps.unwrap_or(30.0))),
+            .then(|| (evidence::encoder_kind(config), encoder)),
         picture: false,
     };
     let measured = measure(&asked, extractors).map_err(|e| nothing(name, settings, &e))?;
@@ -323,4 +350,32 @@ fn unusable(name: &Name, settings: &SourceConfig, error: &SourceError) -> Findin
 
 fn subject(name: &Name) -> String {
     format!("source.{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_program_of_a_user_is_looked_for_and_never_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let (script, trace) = (dir.path().join("my cam"), dir.path().join("ran"));
+        std::fs::write(&script, format!("#!/bin/sh\n: > '{}'\n", trace.display())).unwrap();
+        let found = |uri: String| {
+            let settings = SourceConfig::new(uri);
+            let mut found = programs(&Name::new("cam0").unwrap(), &settings);
+            assert_eq!(found.len(), 1);
+            found.remove(0)
+        };
+        let command = || format!("exec:'{}' --key hunter2", script.display());
+        let missing = found(command());
+        assert_eq!(missing.code, Code::ProgramMissing, "may not be executed");
+        assert!(!missing.to_string().contains("hunter2"), "{missing}");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(found(command()).code, Code::Program);
+        assert_eq!(found("exec:'open".to_owned()).code, Code::SourceBroken);
+        assert!(!trace.exists(), "it was started");
+    }
 }

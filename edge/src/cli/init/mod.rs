@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::Serialize;
 use visualpath_core::{FrameMeta, FrameView, ImageLayout, PixelFormat, Roi};
 use visualpath_media::jpeg;
-use visualpath_media::source::SourceOptions;
+use visualpath_media::source::{SourceOptions, redacted};
 use visualpath_platform::Bell;
 
 use super::doctor::{self, ThisMachine};
@@ -191,8 +191,9 @@ impl Report {
         let heat = m
             .temperature_c
             .map_or_else(String::new, |c| format!(", {c:.0} °C"));
+        let uri = redacted(&self.source.uri);
         let mut lines = vec![
-            format!("source    {} ({})", self.source.uri, self.source.found),
+            format!("source    {uri} ({})", self.source.found),
             format!("          {}: {:.1} pictures a second", m.source, m.fps),
         ];
         for other in &self.source.others {
@@ -222,10 +223,7 @@ impl Report {
 }
 
 fn init(options: &Options) -> Result<Report, InitError> {
-    let dir = match options.out.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let dir = dir_of(&options.out);
     let snapshot = dir.join(SNAPSHOT);
     for path in [&options.out, &snapshot] {
         if !options.force && path.symlink_metadata().is_ok() {
@@ -245,7 +243,7 @@ fn init(options: &Options) -> Result<Report, InitError> {
     };
     complain_line(&format!(
         "visualpath: measuring {} for {} s",
-        source.uri,
+        redacted(&source.uri),
         text::number(options.seconds)
     ));
     let (draft, line) = check(&options.out, &dir, &text::config(&facts))?;
@@ -259,11 +257,12 @@ fn init(options: &Options) -> Result<Report, InitError> {
         ask(&config, &options.out)?;
     }
     let seen = measured.picture.as_ref().map_or(0, |p| p.objects.len());
-    if let Some(picture) = measured.picture {
-        let bytes = boxed(picture)?;
-        write(&dir, &snapshot, &bytes, options.force)?;
+    let picture = measured.picture.map(boxed).transpose()?;
+    write(&options.out, config.as_bytes(), 0o644, options.force)?;
+    if let Some(picture) = picture {
+        // What a camera sees is not for every user of the machine.
+        write(&snapshot, &picture, 0o600, options.force)?;
     }
-    write(&dir, &options.out, config.as_bytes(), options.force)?;
     Ok(Report {
         file: options.out.display().to_string(),
         source,
@@ -291,11 +290,12 @@ fn check(out: &Path, dir: &Path, text: &str) -> Result<(Loaded, LinePlan), InitE
     draft.write_all(text.as_bytes()).map_err(failed)?;
     let told = |found: &[Diagnostic]| {
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
-        InitError::Invalid(format!("{}\n{text}", lines.join("\n")))
+        // Without the text: whatever it was given may be a secret.
+        InitError::Invalid(lines.join("\n"))
     };
     let loaded = config::load(&LoadOptions::new(draft.path())).map_err(|found| told(&found))?;
     let registry = builtin::registry().map_err(|e| InitError::Machine(e.to_string()))?;
-    let mut lines = match plan::plan(&loaded.config, &registry) {
+    let lines = match plan::plan(&loaded.config, &registry) {
         Ok(plan) => plan.lines,
         Err(error) => {
             return Err(match (&error, findings_of(&loaded, &error)) {
@@ -304,9 +304,16 @@ fn check(out: &Path, dir: &Path, text: &str) -> Result<(Loaded, LinePlan), InitE
             });
         }
     };
-    match lines.pop() {
+    // A `conf.d` may have others.
+    let own = lines
+        .into_iter()
+        .find(|l| l.source.as_str() == text::SOURCE);
+    match own {
         Some(line) => Ok((loaded, line)),
-        None => Err(InitError::Invalid("no path has a source".to_owned())),
+        None => Err(InitError::Invalid(format!(
+            "no path has the source `{}`",
+            text::SOURCE
+        ))),
     }
 }
 
@@ -345,7 +352,7 @@ fn look(
         picture: true,
     };
     let measured = measure(&asked, &mut extractors).map_err(|error| InitError::Measure {
-        uri: line.settings.uri.clone(),
+        uri: redacted(&line.settings.uri),
         error: Box::new(error),
     })?;
     Ok((measured, model))
@@ -355,7 +362,7 @@ fn numbers(measured: &Measured, model: Option<String>, uri: &str) -> Result<Numb
     let times = measured.looks.first().map(|l| &l.times);
     let quantile = |share| times.and_then(|t| t.quantile(share));
     let (Some(look_ms), Some(look_p95_ms)) = (quantile(0.5), quantile(0.95)) else {
-        return Err(InitError::NoLook(uri.to_owned()));
+        return Err(InitError::NoLook(redacted(uri)));
     };
     Ok(Numbers {
         source: measured.info.description.clone(),
@@ -452,8 +459,16 @@ fn boxed(mut picture: Picture) -> Result<Vec<u8>, InitError> {
     Ok(jpeg::encode(&view, QUALITY)?)
 }
 
-/// Whole or not at all, and never over what somebody else has put there meanwhile.
-fn write(dir: &Path, path: &Path, bytes: &[u8], force: bool) -> Result<(), InitError> {
+fn dir_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Whole or not at all, and never over what somebody else has put there meanwhile. With `force` a file
+/// that is there keeps its mode.
+fn write(path: &Path, bytes: &[u8], mode: u32, force: bool) -> Result<(), InitError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => InitError::Exists(path.to_owned()),
@@ -464,9 +479,15 @@ fn write(dir: &Path, path: &Path, bytes: &[u8], force: bool) -> Result<(), InitE
     };
     let mut file = tempfile::Builder::new()
         .prefix(".visualpath-")
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(dir)
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(dir_of(path))
         .map_err(failed)?;
+    if force && let Ok(old) = fs::metadata(path) {
+        let mode = old.permissions().mode() & 0o777;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(mode))
+            .map_err(failed)?;
+    }
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     let placed = match force {
@@ -491,5 +512,39 @@ mod tests {
         // It says 30 and gives 15, in the dark.
         assert_eq!(chosen_fps(Some(30.0), 15.0, 20.0), 15.0);
         assert_eq!(chosen_fps(Some(30.0), 30.0, 2000.0), 0.3);
+    }
+
+    #[test]
+    fn a_file_gets_its_mode_and_one_that_is_replaced_keeps_its_own() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("snapshot.jpg");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        write(&path, b"one", 0o600, false).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(matches!(
+            write(&path, b"two", 0o600, false),
+            Err(InitError::Exists(_))
+        ));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        write(&path, b"three", 0o600, true).unwrap();
+        assert_eq!(
+            (mode(), fs::read(&path).unwrap()),
+            (0o640, b"three".to_vec())
+        );
+    }
+
+    #[test]
+    fn a_config_that_is_not_valid_is_told_without_its_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "schema = 1\nmqtt.url = 7 # hunter2\n";
+        let Err(error) = check(&dir.path().join("visualpath.toml"), dir.path(), text) else {
+            panic!("it is valid");
+        };
+        let error = error.to_string();
+        assert!(
+            error.contains("mqtt.url") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }

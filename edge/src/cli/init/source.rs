@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 use visualpath_media::devices::{self, Camera};
+use visualpath_media::source::redacted;
 
 use super::InitError;
+use super::text::SOURCE;
 use crate::cli::devices::{nothing, stacks, uri};
 
 /// Large enough to see a person across a room, small enough for a board.
@@ -63,6 +65,13 @@ pub fn choose(asked: Option<&str>) -> Result<Chosen, InitError> {
 fn given(uri: &str) -> Result<Chosen, InitError> {
     if uri.trim().is_empty() {
         return Err(InitError::Source("--source is empty".to_owned()));
+    }
+    // The config is not where secrets are, and `init` prints what it writes.
+    let shown = redacted(uri);
+    if shown != uri {
+        return Err(InitError::Source(format!(
+            "--source {shown}: there is a user or a password in it, and init writes none: write the config yourself, with the address alone in `source.{SOURCE}.uri`, the user in `source.{SOURCE}.username`, and in `source.{SOURCE}.password_file` the name of a file that holds the password"
+        )));
     }
     let camera = uri.starts_with("/dev/");
     Ok(Chosen {
@@ -224,6 +233,21 @@ mod tests {
         assert_eq!(chosen.uri, "/dev/video0");
         assert_eq!(best(&[], stack()).unwrap().uri, "libcamera:0");
         assert_eq!(best(&[], Vec::new()), None);
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for uri in [
+            "rtsp://admin:hunter2@10.0.0.7/stream",
+            "rtsp://admin:a/hunter2@10.0.0.7/stream",
+            "rtsp://10.0.0.7/cgi?user=admin&password=hunter2",
+        ] {
+            let error = choose(Some(uri)).unwrap_err().to_string();
+            assert!(error.contains("password_file"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let open = "rtsp://10.0.0.7:554/stream";
+        assert_eq!(choose(Some(open)).unwrap().uri, open);
     }
 
     #[test]

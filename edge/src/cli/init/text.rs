@@ -2,6 +2,9 @@
 
 use toml::Value;
 
+/// The source that it has.
+pub const SOURCE: &str = "cam0";
+
 /// What goes into it.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -30,11 +33,10 @@ pub fn config(facts: &Facts) -> String {
         lines.push(format!("device.state_dir = {}", quoted(dir)));
     }
     lines.push(format!("mqtt.url = {}", quoted(&facts.mqtt_url)));
-    lines.push(
-        "path.main = { source = \"cam0\", extractors = [\"person\"], fusion = \"main\" }"
-            .to_owned(),
-    );
-    lines.push("[source.cam0]".to_owned());
+    lines.push(format!(
+        "path.main = {{ source = \"{SOURCE}\", extractors = [\"person\"], fusion = \"main\" }}"
+    ));
+    lines.push(format!("[source.{SOURCE}]"));
     lines.push(format!("uri = {}", quoted(&facts.uri)));
     if let Some((width, height)) = facts.size {
         lines.push(format!("width = {width}"));

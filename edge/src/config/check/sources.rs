@@ -79,7 +79,9 @@ impl Check<'_> {
         let kind = source.kind();
         let key = |k: &str| format!("source.{name}.{k}");
         let on = format!("has no effect on {}", kind.as_text());
-        if matches!(kind, SourceKind::File | SourceKind::Rtsp) {
+        // The boards' own programs are told size, format and rate.
+        let of_user = source.uri.starts_with("exec:");
+        if matches!(kind, SourceKind::File | SourceKind::Rtsp) || of_user {
             for k in ["width", "height"] {
                 if self.is_set(&key(k)) {
                     self.warning(key(k), format!("{on}: it has its own size"));
@@ -88,6 +90,12 @@ impl Check<'_> {
             if source.format != SourceFormat::Auto {
                 self.warning(key("format"), format!("{on}: it has its own format"));
             }
+        }
+        // Not without effect: it tells a slow stream from one that has stopped.
+        if (kind == SourceKind::Rtsp || of_user) && self.is_set(&key("fps")) {
+            let message = format!("does not change the rate: {} has its own", kind.as_text());
+            let note = Diagnostic::note(&self.origin(&key("fps")), key("fps"), message);
+            self.push(note.hint("set it there, or `fps` of an extractor to look less often"));
         }
         if !matches!(kind, SourceKind::Device | SourceKind::Camera) && !source.controls.is_empty() {
             self.warning(
@@ -106,7 +114,17 @@ impl Check<'_> {
 
     fn network_camera(&mut self, name: &Name, source: &SourceConfig) {
         let key = |k: &str| format!("source.{name}.{k}");
-        let (_, rest) = source.uri.split_once("://").unwrap_or_default();
+        let (scheme, rest) = source.uri.split_once("://").unwrap_or_default();
+        if scheme == "rtsps" {
+            self.error(
+                key("uri"),
+                "`rtsps://` can't be read: there is no TLS for RTSP here",
+            )
+            .hint = Some(
+                "use `rtsp://`, inside your own network or through a tunnel (a VPN, stunnel)"
+                    .to_owned(),
+            );
+        }
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         if host.is_empty() {
@@ -114,7 +132,10 @@ impl Check<'_> {
         }
         // On the command line it is no secret any more.
         let typed = matches!(self.origin(&key("uri")), Origin::Argument(_));
-        if user.contains(':') && !typed {
+        // As `redacted` has it: a password may have a raw `/` in it.
+        let has_password =
+            matches!((rest.find(':'), rest.rfind('@')), (Some(colon), Some(at)) if colon < at);
+        if has_password && !typed {
             // Not quoted: what stands there is a secret.
             self.error(
                 key("uri"),

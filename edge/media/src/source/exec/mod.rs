@@ -31,6 +31,7 @@ use super::encoded::{Connect, ConnectError, EncodedSource, PacketStream};
 use super::{Source, SourceError, SourceOptions, StopFlag};
 use crate::process::Process;
 use stream::ExecStream;
+pub use words::split as command_words;
 
 /// A camera program puts its sensor to sleep on SIGTERM; it gets so long for it.
 const GRACE: Duration = Duration::from_secs(1);

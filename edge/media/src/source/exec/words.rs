@@ -1,7 +1,10 @@
 //! A command line as words, as a shell splits it (POSIX shell, 2.2 "Quoting"), without expansions.
 
-/// The words. The error says what is not closed.
-pub(super) fn split(command: &str) -> Result<Vec<String>, String> {
+/// The words of an `exec:` command; the first one is the program.
+///
+/// # Errors
+/// What is not closed.
+pub fn split(command: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = command.chars();
