@@ -1,5 +1,6 @@
 //! Where cameras come from: the machine, with its nodes and its word of what was plugged in.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) trait Bus: Send {
 pub(super) struct Machine {
     places: Places,
     uevents: Option<OwnedFd>,
+    /// The machine's cameras in words: of this outage, since to make it opens every camera.
+    there_are: OnceCell<String>,
 }
 
 /// The kernel's multicast group.
@@ -55,6 +58,7 @@ impl Machine {
         Self {
             places: Places::default(),
             uevents: uevents.ok(),
+            there_are: OnceCell::new(),
         }
     }
 
@@ -120,6 +124,7 @@ impl Bus for Machine {
                 continue;
             }
             identity.learn(&node, &capability, links);
+            self.there_are.take();
             return Ok(Opened {
                 node,
                 device: Box::new(device),
@@ -144,7 +149,13 @@ impl Bus for Machine {
         let mut polled = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
         match rustix::event::poll(&mut polled, Some(&limit)) {
             Ok(0) | Err(Errno::INTR) => false,
-            Ok(_) => Self::heard_of_video(socket),
+            Ok(_) => {
+                let heard = Self::heard_of_video(socket);
+                if heard {
+                    self.there_are.take();
+                }
+                heard
+            }
             Err(errno) => {
                 tracing::debug!(%errno, "uevents can't be waited for; polling from now on");
                 self.uevents = None;
@@ -158,7 +169,10 @@ impl Bus for Machine {
     }
 
     fn failure(&self, node: &Path, what: &str, errno: Errno) -> DeviceError {
-        look::failure(&self.places, node, what, errno)
+        look::failure_among(&self.places, node, what, errno, || {
+            let there_are = self.there_are.get_or_init(|| look::there_are(&self.places));
+            there_are.clone()
+        })
     }
 
     fn instead(&self, driver: &str, bus_info: &str) -> String {

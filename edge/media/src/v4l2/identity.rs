@@ -140,7 +140,6 @@ impl Identity {
             }
         };
         let asked_is_link = number(&self.asked).is_none();
-        let links = [&self.links.by_id, &self.links.by_path];
         if asked_is_link {
             // A name the user chose is the only truth: another camera with the same serial number
             // is not the one at this port.
@@ -156,11 +155,13 @@ impl Identity {
             }
             return found;
         };
-        for link in links.into_iter().flatten() {
-            if link.exists() {
-                // The link of another camera of the same make may have come in its place.
-                add(places.node_of(link), self.links.serial.is_some());
-            }
+        if let Some(link) = self.links.by_id.as_ref().filter(|link| link.exists()) {
+            // Without a serial number another camera of the same make has the same link.
+            add(places.node_of(link), self.links.serial.is_some());
+        }
+        if let Some(link) = self.links.by_path.as_ref().filter(|link| link.exists()) {
+            // A port says nothing of what is plugged into it now.
+            add(places.node_of(link), false);
         }
         add(seen.node.clone(), false);
         for node in places.nodes() {
@@ -350,6 +351,28 @@ mod tests {
                 certain: true
             }]
         );
+    }
+
+    #[test]
+    fn another_camera_in_the_same_port_is_not_taken_for_the_old_one() {
+        let m = Machine::new();
+        let node = m.node(0);
+        m.link("by-id/usb-Maker_Cam_123-video-index0", 0);
+        m.link("by-path/pci-1-usb-1-video-index0", 0);
+        let serial = |s: &str| Links {
+            serial: Some(s.into()),
+            ..m.places.links(&node)
+        };
+        let mut identity = Identity::of(&node);
+        identity.learn(&node, &capability("Cam", "usb-1"), serial("123"));
+        let certain = |identity: &Identity| -> Vec<bool> {
+            let found = identity.candidates(&m.places);
+            found.iter().map(|c| c.certain).collect()
+        };
+        assert_eq!(certain(&identity), [true], "its own serial number");
+        fs::remove_file(identity.links.by_id.as_ref().unwrap()).unwrap();
+        assert_eq!(certain(&identity), [false], "only the port is the same");
+        assert!(!identity.is(&capability("Cam", "usb-1"), &serial("124")));
     }
 
     #[test]

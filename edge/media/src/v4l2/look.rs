@@ -70,11 +70,22 @@ pub(super) fn open(places: &Places, path: &Path) -> Result<(PathBuf, KernelDevic
 
 /// What an errno of `what` means, and what to do about it.
 pub(super) fn failure(places: &Places, node: &Path, what: &str, errno: Errno) -> DeviceError {
+    failure_among(places, node, what, errno, || there_are(places))
+}
+
+/// The same, with the machine's cameras for people to choose from.
+pub(super) fn failure_among(
+    places: &Places,
+    node: &Path,
+    what: &str,
+    errno: Errno,
+    there_are: impl FnOnce() -> String,
+) -> DeviceError {
     let path = node.to_owned();
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NXIO => DeviceError::Missing {
             node: path,
-            there_are: there_are(places),
+            there_are: there_are(),
         },
         Errno::ACCESS | Errno::PERM => DeviceError::Denied { node: path },
         Errno::BUSY => DeviceError::Busy {
@@ -95,7 +106,8 @@ pub(super) fn failure(places: &Places, node: &Path, what: &str, errno: Errno) ->
     }
 }
 
-fn there_are(places: &Places) -> String {
+/// The machine's cameras, for people. Opens every one.
+pub(super) fn there_are(places: &Places) -> String {
     let mut cameras = Vec::new();
     for node in places.nodes() {
         if let Ok(device) = KernelDevice::open(&node)

@@ -47,13 +47,23 @@ pub(super) struct Decoding {
     inside: VecDeque<u64>,
     /// Pictures that went with a decoder, not counted yet.
     lost: u64,
+    /// A picture of a size that was not agreed on was told of.
+    size_said: bool,
+}
+
+/// What is in a buffer.
+#[derive(Default)]
+pub(super) struct Cuttings {
+    pub(super) units: Vec<Unit>,
+    /// Pictures of which nothing can be made.
+    pub(super) lost: u64,
 }
 
 enum Cutting {
     /// A buffer is a JPEG.
     Jpeg(Arc<CodecParams>),
     /// A buffer is a piece of a byte stream: one picture with its parameter sets.
-    AnnexB(Box<AnnexB>),
+    AnnexB(Codec, Box<AnnexB>),
 }
 
 impl Decoding {
@@ -73,7 +83,7 @@ impl Decoding {
                 pps: Bytes::new(),
             }))
         } else {
-            Cutting::AnnexB(Box::new(AnnexB::new(codec)))
+            Cutting::AnnexB(codec, Box::new(AnnexB::new(codec)))
         };
         Some(Self {
             cut,
@@ -85,6 +95,7 @@ impl Decoding {
             untold: VecDeque::new(),
             inside: VecDeque::new(),
             lost: 0,
+            size_said: false,
         })
     }
 
@@ -95,50 +106,75 @@ impl Decoding {
         }
     }
 
-    /// The pictures in a buffer's bytes, copied out of it: the buffer goes back at once. Empty if
-    /// there is none in it.
-    pub(super) fn units(&mut self, bytes: &[u8]) -> Vec<Unit> {
+    /// The pictures in a buffer's bytes, copied out of it: the buffer goes back at once.
+    pub(super) fn units(&mut self, bytes: &[u8]) -> Cuttings {
+        let nothing = Cuttings {
+            units: Vec::new(),
+            lost: 1,
+        };
         match &mut self.cut {
             Cutting::Jpeg(params) => {
                 // Drivers pad, and a dropped USB packet leaves a buffer that begins anywhere.
                 if !bytes.starts_with(&[0xFF, 0xD8]) {
-                    return Vec::new();
+                    return nothing;
                 }
-                vec![Unit {
-                    params: Arc::clone(params),
-                    data: Bytes::copy_from_slice(bytes),
-                    is_key: true,
-                }]
+                // A damaged header must not make another format of the stream.
+                let agreed = (params.width, params.height);
+                if let Some(size) = jpeg_size(bytes).filter(|size| *size != agreed) {
+                    if !std::mem::replace(&mut self.size_said, true) {
+                        tracing::warn!(
+                            "a JPEG of {}x{} where {}x{} was agreed on counts as damaged",
+                            size.0,
+                            size.1,
+                            agreed.0,
+                            agreed.1
+                        );
+                    }
+                    return nothing;
+                }
+                Cuttings {
+                    units: vec![Unit {
+                        params: Arc::clone(params),
+                        data: Bytes::copy_from_slice(bytes),
+                        is_key: true,
+                    }],
+                    lost: 0,
+                }
             }
-            Cutting::AnnexB(cut) => {
+            Cutting::AnnexB(codec, cut) => {
                 // A V4L2 buffer holds whole pictures: it ends where the stream would go on.
                 cut.push(bytes);
                 cut.finish();
-                let mut units = Vec::new();
+                let mut found = Cuttings::default();
                 while let Some(piece) = cut.pop() {
-                    if let Cut::Unit(unit) = piece {
-                        units.push(Unit {
+                    match piece {
+                        Cut::Unit(unit) => found.units.push(Unit {
                             params: unit.params,
                             data: unit.data,
                             is_key: unit.is_key,
-                        });
+                        }),
+                        Cut::Lost => found.lost += 1,
                     }
                 }
-                units
+                // Some encoders give their parameter sets in a buffer of their own.
+                if found.units.is_empty() && found.lost == 0 && !is_sets_only(*codec, bytes) {
+                    return nothing;
+                }
+                found
             }
         }
     }
 
     /// Pictures were lost on the way here: those after them can't be decoded either.
     pub(super) fn missed(&mut self) {
-        self.waits_for_key |= !matches!(self.cut, Cutting::Jpeg(_));
+        self.waits_for_key |= !self.is_jpeg();
     }
 
     /// Decodes a packet and keeps it to be told. An error: no picture comes of it.
     pub(super) fn push(&mut self, node: &Path, packet: Packet) -> Result<(), DecodeError> {
         let pushed = self.decode(node, &packet);
         // A damaged JPEG is no evidence either; a packet of a stream is needed by those after it.
-        if pushed.is_ok() || !matches!(self.cut, Cutting::Jpeg(_)) {
+        if pushed.is_ok() || !self.is_jpeg() {
             self.untold.push_back(packet);
         }
         pushed
@@ -237,15 +273,81 @@ impl Decoding {
         self.came(picture.frame_id);
     }
 
+    /// Whether packets are pictures of their own, which need no others.
+    pub(super) fn is_jpeg(&self) -> bool {
+        matches!(self.cut, Cutting::Jpeg(_))
+    }
+
     /// Whether pictures come some time after their packets.
     pub(super) fn is_late(&self) -> bool {
         self.decoder.as_ref().is_some_and(|d| d.is_late())
     }
 
     fn failed(&mut self, error: &DecodeError) {
-        self.waits_for_key = !matches!(self.cut, Cutting::Jpeg(_));
+        self.waits_for_key = !self.is_jpeg();
         if matches!(error, DecodeError::Gone(_)) {
             self.drop_decoder();
+        }
+    }
+}
+
+/// The size a JPEG's frame header names; `None` if there is none to be found.
+fn jpeg_size(jpeg: &[u8]) -> Option<(u32, u32)> {
+    let mut at = 2;
+    loop {
+        let [mark, kind, high, low] = *jpeg.get(at..)?.first_chunk::<4>()?;
+        match (mark, kind) {
+            // Fill bytes.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0xC0..=0xCF) if ![0xC4, 0xC8, 0xCC].contains(&kind) => {
+                let [h1, h0, w1, w0] = *jpeg.get(at + 5..)?.first_chunk::<4>()?;
+                let side = |high, low| u32::from(u16::from_be_bytes([high, low]));
+                return Some((side(w1, w0), side(h1, h0)));
+            }
+            // The scan begins, or it was no marker.
+            (0xFF, 0xDA) | (..0xFF, _) => return None,
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+}
+
+/// Whether a piece of a byte stream has NAL units and no slice among them.
+fn is_sets_only(codec: Codec, bytes: &[u8]) -> bool {
+    let mut kinds = bytes
+        .windows(4)
+        .filter_map(|w| w.strip_prefix(&[0, 0, 1]))
+        .filter_map(|nal| nal.first())
+        .map(|first| match codec {
+            Codec::H265 => (first >> 1 & 0x3F) >= 32,
+            _ => !(1..=5).contains(&(first & 0x1F)),
+        })
+        .peekable();
+    kinds.peek().is_some() && kinds.all(|is_other| is_other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_sets_alone_are_no_picture_and_garbage_is_a_lost_one() {
+        let sets = [0, 0, 0, 1, 0x67, 66, 0, 30, 0, 0, 1, 0x68, 0xCE];
+        let slice = [&sets[..], &[0, 0, 1, 0x65, 0x88]].concat();
+        assert!(is_sets_only(Codec::H264, &sets));
+        assert!(!is_sets_only(Codec::H264, &slice));
+        assert!(!is_sets_only(Codec::H264, &[7; 20]));
+        assert!(!is_sets_only(Codec::H264, &[]));
+        assert!(is_sets_only(Codec::H265, &[0, 0, 1, 0x42, 1]));
+        assert!(!is_sets_only(Codec::H265, &[0, 0, 1, 0x26, 1]));
+    }
+
+    #[test]
+    fn a_jpegs_size_is_that_of_its_frame_header() {
+        let jpeg = super::super::scripted::jpeg(9, (48, 32));
+        assert_eq!(jpeg_size(&jpeg), Some((48, 32)));
+        for end in 0..jpeg.len() {
+            let size = jpeg_size(&jpeg[..end]);
+            assert!(size.is_none_or(|size| size == (48, 32)), "{end}");
         }
     }
 }

@@ -51,6 +51,13 @@ impl RateWatch {
     }
 }
 
+/// Whether a camera agreed to far fewer pictures than the config asks for.
+pub(super) fn is_too_low(asked: Option<f64>, granted: Option<f64>) -> bool {
+    asked
+        .zip(granted)
+        .is_some_and(|(asked, granted)| granted < asked * ENOUGH)
+}
+
 /// What to do about it.
 pub(super) fn cure(has_dynamic_framerate: bool) -> &'static str {
     if has_dynamic_framerate {
@@ -73,6 +80,14 @@ mod tests {
         (0..pictures)
             .filter_map(|n| watch.captured(1, n * interval))
             .collect()
+    }
+
+    #[test]
+    fn a_camera_that_agrees_to_half_the_rate_is_too_slow_from_the_start() {
+        assert!(is_too_low(Some(30.0), Some(15.0)));
+        assert!(!is_too_low(Some(30.0), Some(25.0)));
+        assert!(!is_too_low(None, Some(5.0)), "nothing was asked for");
+        assert!(!is_too_low(Some(30.0), None), "it does not say");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use visualpath_frames::{FramePool, SlotMut};
 
 use super::device::Dequeued;
 use super::formats::Kind;
-use super::packets::Decoding;
+use super::packets::{Cuttings, Decoding};
 use super::recovery::{Action, Phase, Sign, action, silence_ns};
 use super::setup::Plan;
 use super::source::{CameraSource, SLICE};
@@ -20,6 +20,8 @@ use crate::source::{GapCause, SourceError, SourceEvent, SourceInfo};
 const POLL_MS: i32 = 50;
 /// The same while a decoder works on something.
 const LATE_MS: i32 = 4;
+/// Packets of a stream without a picture that can be decoded: they may wait for a key picture.
+const KEY_WAIT_NS: i64 = 10_000_000_000;
 
 /// Why a step could not be done.
 pub(super) enum Stop {
@@ -43,8 +45,15 @@ pub(super) struct Running {
     decoding: Option<Decoding>,
     /// Of the newest buffer.
     sequence: Option<u32>,
-    /// When a buffer came, or could not have come.
+    /// When a picture came, or could not have come. A buffer with nothing of use in it is none: a
+    /// camera that gives only those has stalled.
     heard_ns: i64,
+    /// When the last whole picture came.
+    good_ns: i64,
+    /// The driver's newest stamp.
+    stamp_ns: Option<i64>,
+    /// A stamp that can't be was told of.
+    stamp_said: bool,
     /// A buffer could not be lent since the last frame: the driver may have dropped pictures for
     /// want of one.
     starved: bool,
@@ -65,6 +74,9 @@ impl Running {
             decoding,
             sequence: None,
             heard_ns: now_ns,
+            good_ns: now_ns,
+            stamp_ns: None,
+            stamp_said: false,
             starved: false,
         }
     }
@@ -100,7 +112,10 @@ impl Running {
             // Nothing can come: the driver has no memory to write into. Its `poll` would say
             // POLLERR.
             self.heard_ns = now_ns;
-            drop(pool.acquire_timeout(SLICE));
+            if pool.acquire_timeout(SLICE).is_none() {
+                let now_ns = camera.timeline.now_ns();
+                camera.gap(0, now_ns, GapCause::PoolExhausted);
+            }
             return Ok(());
         }
         let late = self.decoding.as_ref().is_some_and(Decoding::is_late);
@@ -113,17 +128,17 @@ impl Running {
             self.events(camera)?;
         }
         if ready.frame {
-            return self.take(camera, pool);
+            self.take(camera, pool)?;
         }
         let now_ns = camera.timeline.now_ns();
-        let sign = if ready.gone {
+        let sign = if ready.frame {
+            self.is_silent(now_ns).then_some(Sign::Silence)
+        } else if ready.gone {
             Some(Sign::PollGone)
         } else if ready.error {
             Some(Sign::PollError)
-        } else if now_ns.saturating_sub(self.heard_ns) >= silence_ns(self.plan.interval_ns()) {
-            Some(Sign::Silence)
         } else {
-            None
+            self.is_silent(now_ns).then_some(Sign::Silence)
         };
         match sign {
             None => Ok(()),
@@ -137,6 +152,15 @@ impl Running {
                 },
             })),
         }
+    }
+
+    fn is_silent(&self, now_ns: i64) -> bool {
+        now_ns.saturating_sub(self.heard_ns) >= silence_ns(self.plan.interval_ns())
+    }
+
+    /// A whole picture is there.
+    fn heard(&mut self, now_ns: i64) {
+        (self.heard_ns, self.good_ns) = (now_ns, now_ns);
     }
 
     fn events(&mut self, camera: &CameraSource) -> Result<(), Stop> {
@@ -159,7 +183,7 @@ impl Running {
             return Err(Stop::Failed(failed));
         }
         let now_ns = camera.timeline.now_ns();
-        if now_ns.saturating_sub(self.heard_ns) >= silence_ns(self.plan.interval_ns()) {
+        if self.is_silent(now_ns) {
             return Err(Stop::Failed(Failed {
                 sign: Sign::Silence,
                 ..failed
@@ -176,7 +200,7 @@ impl Running {
             Ok(taken) => taken,
             Err(failed) => return self.retry(camera, failed),
         };
-        self.heard_ns = camera.timeline.now_ns();
+        let now_ns = camera.timeline.now_ns();
         let missed = self.missed(done.sequence);
         if missed > 0 {
             camera.timeline.skip(missed);
@@ -185,7 +209,7 @@ impl Running {
             } else {
                 GapCause::Missed
             };
-            camera.gap(missed, self.heard_ns, cause);
+            camera.gap(missed, now_ns, cause);
             if let Some(decoding) = &mut self.decoding {
                 decoding.missed();
             }
@@ -195,7 +219,7 @@ impl Running {
             Kind::Packets(_) => self.packets(camera, &done),
             Kind::Pixels(_) => self.picture(camera, pool, &done, filled),
         };
-        camera.watch_rate(missed.saturating_add(1), self.heard_ns, &mut self.stream);
+        camera.watch_rate(missed.saturating_add(1), now_ns, &mut self.stream);
         // Whatever became of the picture, the buffer goes back.
         self.stream.give_back(done.index)?;
         taken.map_err(Stop::Fatal)
@@ -215,9 +239,25 @@ impl Running {
         }
     }
 
-    fn age_ns(camera: &CameraSource, done: &Dequeued) -> i64 {
-        done.monotonic_ns
-            .map_or(0, |at| camera.bus.monotonic_ns().saturating_sub(at).max(0))
+    /// How long ago the driver says the picture was taken. A stamp that stands still, or is older
+    /// than a camera may be silent, is none.
+    fn age_ns(&mut self, camera: &CameraSource, done: &Dequeued) -> i64 {
+        let Some(stamp_ns) = done.monotonic_ns else {
+            return 0;
+        };
+        let age_ns = camera.bus.monotonic_ns().saturating_sub(stamp_ns).max(0);
+        let stands = self.stamp_ns.replace(stamp_ns) == Some(stamp_ns);
+        if !stands && age_ns < silence_ns(self.plan.interval_ns()) {
+            return age_ns;
+        }
+        if !done.error && !std::mem::replace(&mut self.stamp_said, true) {
+            tracing::warn!(
+                source = %camera.name,
+                age_ms = age_ns / 1_000_000,
+                "the driver's time stamps stand still or are too old; such pictures count as taken when they come"
+            );
+        }
+        0
     }
 
     /// A raw picture becomes a frame, or a loss.
@@ -228,7 +268,10 @@ impl Running {
         done: &Dequeued,
         filled: Filled,
     ) -> Result<(), SourceError> {
-        let (frame_id, t_ns) = camera.timeline.stamp_aged(Self::age_ns(camera, done));
+        let (frame_id, t_ns) = {
+            let age_ns = self.age_ns(camera, done);
+            camera.timeline.stamp_aged(age_ns)
+        };
         let lost = |camera: &mut CameraSource, cause| camera.gap(1, t_ns, cause);
         let sign = (done.error || !self.is_whole(done)).then_some(Sign::Damaged);
         if sign.map(|sign| action(Phase::Dequeueing, sign)) == Some(Action::DropPicture) {
@@ -257,6 +300,7 @@ impl Running {
                 None => None,
             },
         };
+        self.heard(camera.timeline.now_ns());
         match slot {
             Some(slot) => deliver(camera, pool, slot, frame_id, t_ns),
             None => lost(camera, GapCause::PoolExhausted),
@@ -287,17 +331,20 @@ impl Running {
 
     /// Encoded pictures of a buffer: to the decoder, and to be told.
     fn packets(&mut self, camera: &mut CameraSource, done: &Dequeued) -> Result<(), SourceError> {
-        let age_ns = Self::age_ns(camera, done);
+        let age_ns = self.age_ns(camera, done);
+        let now_ns = camera.timeline.now_ns();
         let Some(decoding) = &mut self.decoding else {
             return Ok(());
         };
-        let units = if done.error {
-            Vec::new()
-        } else {
-            let bytes = self.stream.plane(done, 0);
-            bytes.map(|bytes| decoding.units(bytes)).unwrap_or_default()
-        };
-        if units.is_empty() {
+        let bytes = self.stream.plane(done, 0).filter(|_| !done.error);
+        let found = bytes.map_or(
+            Cuttings {
+                units: Vec::new(),
+                lost: 1,
+            },
+            |bytes| decoding.units(bytes),
+        );
+        for _ in 0..found.lost {
             let (_, t_ns) = camera.timeline.stamp_aged(age_ns);
             decoding.missed();
             let cause = if done.error {
@@ -307,7 +354,12 @@ impl Running {
             };
             camera.gap(1, t_ns, cause);
         }
-        for unit in units {
+        // Decoded or not: those of a stream wait for a key picture, and for a decoder that is late.
+        let waits = !decoding.is_jpeg() && now_ns.saturating_sub(self.good_ns) < KEY_WAIT_NS;
+        if waits && !found.units.is_empty() {
+            self.heard_ns = now_ns;
+        }
+        for unit in found.units {
             let (frame_id, t_ns) = camera.timeline.stamp_aged(age_ns);
             match decoding.push(&self.node, unit.numbered(frame_id, t_ns)) {
                 Ok(()) => {}
@@ -378,12 +430,16 @@ impl Running {
             decoding.skip(&picture);
             Self::count_lost(decoding, camera, picture.pts_ns);
             camera.gap(1, picture.pts_ns, GapCause::PoolExhausted);
+            self.heard(camera.timeline.now_ns());
             return Ok(true);
         };
         let taken = decoding.take(&picture, slot.pixels_mut());
         Self::count_lost(decoding, camera, picture.pts_ns);
         match taken {
-            Ok(()) => deliver(camera, pool, slot, picture.frame_id, picture.pts_ns),
+            Ok(()) => {
+                self.heard(camera.timeline.now_ns());
+                deliver(camera, pool, slot, picture.frame_id, picture.pts_ns);
+            }
             Err(error) => {
                 tracing::debug!(source = %camera.name, %error, "a picture is lost");
                 camera.gap(1, picture.pts_ns, GapCause::Undecodable);

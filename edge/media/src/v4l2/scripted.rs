@@ -37,6 +37,8 @@ pub(super) enum Step {
     Damaged,
     /// Fewer bytes than a picture.
     Short,
+    /// A JPEG whose header names another size.
+    WrongSize,
     /// The sequence goes on without a picture.
     Skips(u32),
     PollError,
@@ -75,14 +77,16 @@ pub(super) struct World {
     pub(super) formats: Vec<CameraFormat>,
     pub(super) controls: Vec<ControlInfo>,
     pub(super) userptr: bool,
+    /// Every picture has this stamp.
+    pub(super) stamp_ns: Option<i64>,
     pub(super) card: String,
     pub(super) node: PathBuf,
     size: (u32, u32),
-    /// S_FMT of another program, in force at the next G_FMT of a fresh start.
+    /// S_FMT of another program, just before our next REQBUFS pins the format.
     foreign: Option<(u32, u32)>,
     format: Option<PixFormat>,
     away_until_ns: Option<i64>,
-    fail_start: Option<Errno>,
+    pub(super) fail_start: VecDeque<Errno>,
     fail_set_format: Option<Errno>,
     fail_request: Option<Errno>,
     pub(super) fail_open: VecDeque<Errno>,
@@ -142,13 +146,14 @@ impl Shared {
                 inactive: false,
             }],
             userptr: true,
+            stamp_ns: None,
             card: "Scripted".into(),
             node: "/dev/video0".into(),
             size: SIZE,
             foreign: None,
             format: None,
             away_until_ns: None,
-            fail_start: None,
+            fail_start: VecDeque::new(),
             fail_set_format: None,
             fail_request: None,
             fail_open: VecDeque::new(),
@@ -223,14 +228,17 @@ impl World {
     }
 
     /// A picture into the first buffer it has.
-    fn capture(&mut self, error: bool, short: bool) -> bool {
+    fn capture(&mut self, error: bool, short: bool, wrong: bool) -> bool {
         self.sequence = self.sequence.wrapping_add(1);
         let Some((index, user)) = self.has.pop_front() else {
             return false;
         };
         let encoded = self.format.as_ref().unwrap().fourcc == FourCC::new(b"MJPG");
         let content = if encoded {
-            jpeg(picture(self.sequence))
+            let format = self.format.as_ref().unwrap();
+            let (width, height) = (format.width, format.height);
+            let width = if wrong { width * 2 } else { width };
+            jpeg(picture(self.sequence), (width, height))
         } else {
             vec![picture(self.sequence); self.bytes()]
         };
@@ -260,7 +268,7 @@ impl World {
             index,
             used: [(0, used)].into_iter().collect(),
             error,
-            monotonic_ns: Some(self.clock.now_ns()),
+            monotonic_ns: Some(self.stamp_ns.unwrap_or(self.clock.now_ns())),
             sequence: self.sequence,
         });
         true
@@ -287,12 +295,12 @@ impl World {
 }
 
 /// A grey JPEG.
-pub(super) fn jpeg(value: u8) -> Vec<u8> {
-    let pixels = vec![value; (SIZE.0 * SIZE.1 * 3) as usize];
+pub(super) fn jpeg(value: u8, size: (u32, u32)) -> Vec<u8> {
+    let pixels = vec![value; (size.0 * size.1 * 3) as usize];
     let layout = visualpath_core::ImageLayout::packed(
         visualpath_core::PixelFormat::Rgb,
-        SIZE.0,
-        SIZE.1,
+        size.0,
+        size.1,
         visualpath_core::ColorSpec::default(),
     );
     let meta = visualpath_core::FrameMeta {
@@ -431,10 +439,6 @@ impl CaptureDevice for ScriptedDevice {
     fn format(&self) -> Result<PixFormat, Errno> {
         let mut world = self.0.lock();
         world.alive()?;
-        if let Some(size) = world.foreign.take() {
-            let fourcc = world.format.as_ref().unwrap().fourcc;
-            world.format = Some(world.format_of(fourcc, size));
-        }
         Ok(world.format.clone().unwrap())
     }
 
@@ -467,6 +471,12 @@ impl CaptureDevice for ScriptedDevice {
             return Err(Errno::INVAL);
         }
         world.let_go();
+        if count > 0
+            && let Some(size) = world.foreign.take()
+        {
+            let fourcc = world.format.as_ref().unwrap().fourcc;
+            world.format = Some(world.format_of(fourcc, size));
+        }
         world.mapped = (0..count)
             .map(|_| {
                 let fd = rustix::fs::memfd_create("buffer", MemfdFlags::CLOEXEC).unwrap();
@@ -504,7 +514,7 @@ impl CaptureDevice for ScriptedDevice {
     fn start(&mut self) -> Result<(), Errno> {
         let mut world = self.0.lock();
         world.alive()?;
-        if let Some(errno) = world.fail_start.take() {
+        if let Some(errno) = world.fail_start.pop_front() {
             return Err(errno);
         }
         world.streaming = true;
@@ -549,7 +559,7 @@ impl CaptureDevice for ScriptedDevice {
         }
         let limit_ns = i64::from(limit_ms) * 1_000_000;
         let step = world.script.pop_front().unwrap_or(Step::Picture);
-        let (mut damaged, mut short) = (false, false);
+        let (mut damaged, mut short, mut wrong) = (false, false, false);
         match step {
             Step::Silence(ns) => {
                 world.clock.advance(limit_ns);
@@ -604,17 +614,18 @@ impl CaptureDevice for ScriptedDevice {
             }
             Step::Skips(pictures) => world.sequence = world.sequence.wrapping_add(pictures),
             Step::Queue(errno) => world.fail_queue = Some(errno),
-            Step::Start(errno) => world.fail_start = Some(errno),
+            Step::Start(errno) => world.fail_start.push_back(errno),
             Step::SetFormat(errno) => world.fail_set_format = Some(errno),
             Step::Request(errno) => world.fail_request = Some(errno),
             Step::Open(errno) => world.fail_open.push_back(errno),
             Step::Stop(errno) => world.fail_stop = Some(errno),
             Step::Damaged => damaged = true,
             Step::Short => short = true,
+            Step::WrongSize => wrong = true,
             Step::Picture => {}
         }
         world.clock.advance(INTERVAL_NS);
-        let captured = world.capture(damaged, short);
+        let captured = world.capture(damaged, short, wrong);
         Ok(if captured { frame } else { Ready::default() })
     }
 

@@ -181,6 +181,14 @@ impl CameraSource {
         let mut controls = self.controls.clone();
         controls.extend(self.needs.controls.clone());
         setup::apply_controls(&node, &mut *device, &controls);
+        if rate::is_too_low(self.wanted.fps, plan.fps) {
+            tracing::warn!(
+                source = %self.name,
+                asked = self.wanted.fps,
+                granted = plan.fps,
+                "the camera agrees to far fewer pictures a second than asked for; see its sizes and rates (`devices`): a smaller size, or format = \"mjpeg\""
+            );
+        }
         Ok(Ready { node, device, plan })
     }
 
@@ -227,29 +235,27 @@ impl CameraSource {
         } else {
             plan.memory
         };
-        let unchanged = device.format().is_ok_and(|now| {
-            (now.fourcc, now.width, now.height, &now.planes)
-                == (
-                    plan.format.fourcc,
-                    plan.format.width,
-                    plan.format.height,
-                    &plan.format.planes,
-                )
-        });
-        if !unchanged {
-            tracing::info!(source = %self.name, "another program has changed the camera's format");
-            drop(device);
-            self.lost(GapCause::Stalled, "its format was changed", "nothing to do");
-            return Ok(());
-        }
         let now_ns = self.timeline.now_ns();
         let started = Stream::new(device, memory, plan.buffers).and_then(|mut stream| {
+            // Only with buffers asked for can no other program change it any more.
+            let asking = Failed::of(Phase::SettingUp, "asking for its format");
+            let now = stream.device()?.format().map_err(asking)?;
+            let format = &plan.format;
+            if (now.fourcc, now.width, now.height, &now.planes)
+                != (format.fourcc, format.width, format.height, &format.planes)
+            {
+                return Ok(None);
+            }
             stream.feed(pool)?;
             stream.start()?;
-            Ok(stream)
+            Ok(Some(stream))
         });
         match started {
-            Ok(stream) => {
+            Ok(None) => {
+                tracing::info!(source = %self.name, "another program has changed the camera's format");
+                self.lost(GapCause::Stalled, "its format was changed", "nothing to do");
+            }
+            Ok(Some(stream)) => {
                 self.rate.restart(plan.fps);
                 let decoding = Decoding::new(&plan, self.needs.at_least, self.threads);
                 let running = Running::new(node, stream, plan, decoding, now_ns);
@@ -283,7 +289,11 @@ impl CameraSource {
             Action::Retry | Action::DropPicture | Action::Reopen | Action::Renegotiate => {
                 self.stalled(&error);
             }
-            Action::Gone => self.away(&error, GapCause::Disconnected, 0),
+            Action::Gone => {
+                // It may open and be gone at the next call, again and again.
+                let wait_ns = if self.outage.is_some() { LOOK_NS } else { 0 };
+                self.away(&error, GapCause::Disconnected, wait_ns);
+            }
             Action::Wait => self.away(&error, GapCause::Stalled, LOOK_NS),
         }
     }
@@ -393,6 +403,8 @@ impl CameraSource {
 
     /// Counts lost pictures.
     pub(super) fn gap(&mut self, lost: u64, t_ns: i64, cause: GapCause) {
+        // What is lost in an outage is the outage's: two causes in turn would be a gap each.
+        let cause = self.outage.as_ref().map_or(cause, |trouble| trouble.cause);
         let reported = self.losses.lose_many(lost, t_ns, cause);
         self.told.extend(reported.map(SourceEvent::Gap));
     }

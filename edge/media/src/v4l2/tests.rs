@@ -427,6 +427,61 @@ fn an_mjpeg_camera_gives_packets_and_the_frames_decoded_from_them() {
 }
 
 #[test]
+fn a_jpeg_with_a_wrong_size_in_its_header_is_a_lost_picture_and_no_new_format() {
+    let mut rig = Rig::with(&["MJPG"], &options(), |_| {});
+    rig.world.lock().script = [Step::Picture, Step::WrongSize].into();
+    assert_eq!(rig.besides(3), [Seen::Gap(GapCause::Undecodable, 1)]);
+    rig.end();
+}
+
+#[test]
+fn a_camera_that_gives_only_bad_buffers_is_opened_again_and_told_as_offline() {
+    for (fourcc, bad) in [
+        ("NV12", Step::Damaged),
+        ("NV12", Step::Short),
+        ("MJPG", Step::Damaged),
+        ("MJPG", Step::WrongSize),
+    ] {
+        let mut rig = Rig::with(&[fourcc], &options(), |_| {});
+        rig.world.lock().script = vec![bad.clone(); 200].into();
+        rig.world.lock().script.push_front(Step::Picture);
+        let seen = rig.besides(3);
+        assert!(offline(&seen, "no picture for a long time"), "{seen:?}");
+        assert!(seen.contains(&Seen::Online), "{bad:?} {seen:?}");
+        // Eight seconds: as many pieces of gaps, and not one for each picture.
+        assert!(seen.len() < 20, "{bad:?} {seen:?}");
+        assert!(rig.world.lock().opens > 2);
+        rig.end();
+    }
+}
+
+#[test]
+fn a_stamp_that_is_too_old_or_stands_still_does_not_stop_time() {
+    for old_ns in [-3_600_000_000_000, 1_000_000_000] {
+        let mut rig = Rig::new(true, &[]);
+        rig.world.lock().stamp_ns = Some(old_ns);
+        rig.until_frames(2);
+        let before = rig.kept.back().unwrap().0.meta().t_ns;
+        rig.until_frames(10);
+        let after = rig.kept.back().unwrap().0.meta().t_ns;
+        assert_eq!(after - before, 10 * INTERVAL_NS, "{old_ns}");
+        rig.end();
+    }
+}
+
+#[test]
+fn a_device_that_opens_and_is_gone_at_once_is_not_opened_in_a_tight_loop() {
+    each_memory(&[Step::Picture, Step::PollGone], |rig| {
+        rig.until_frames(1);
+        rig.world.lock().fail_start = [Errno::NODEV; 8].into();
+        let before = rig.clock_ns();
+        let seen = rig.besides(1);
+        assert!(seen.contains(&Seen::Online), "{seen:?}");
+        assert!(rig.clock_ns() - before > 7 * 250_000_000);
+    });
+}
+
+#[test]
 fn what_may_not_be_seen_leaves_no_packet() {
     let mut opts = options();
     opts.privacy = vec![vec![[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]];
