@@ -1,5 +1,6 @@
 //! A child process that is watched: in a process group of its own, its stderr drained into the log,
-//! killed and reaped with everything it started.
+//! killed and reaped with everything it started. Ending it takes a bounded time: one that even SIGKILL
+//! does not end (it hangs in a device's driver) is left to a thread that reaps it when it does.
 //!
 //! PDEATHSIG is not used: it fires when the starting *thread* ends. Should we die without stopping
 //! the child, its next write fails (EPIPE).
@@ -8,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,13 +24,18 @@ const LINE_BYTES: usize = 300;
 /// Lines of stderr that are logged at most in each [`LOG_WINDOW`].
 const LINES_LOGGED: u32 = 20;
 const LOG_WINDOW: Duration = Duration::from_secs(10);
+/// A killed child is waited for so long.
+const REAP_LIMIT: Duration = Duration::from_secs(2);
+/// What is left in its stderr is read for so long: somebody else may write there for ever.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Room in a pipe of pictures; the default 64 KiB cost a wake-up each.
 const PIPE_BYTES: usize = 1 << 20;
 
 /// A running child. Dropping it kills and reaps it.
 pub(crate) struct Process {
     name: String,
-    child: std::process::Child,
+    /// Until it is left to the reaper.
+    child: Option<Child>,
     group: Option<Pid>,
     grace: Duration,
     status: Option<ExitStatus>,
@@ -74,7 +80,7 @@ impl Process {
         // From here on the child is killed and reaped whatever fails.
         let mut this = Self {
             name,
-            child,
+            child: Some(child),
             group,
             grace,
             status: None,
@@ -98,7 +104,7 @@ impl Process {
     /// Its number.
     #[cfg(test)]
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Whether it has ended, without reaping it: its number stays its own.
@@ -129,15 +135,38 @@ impl Process {
         }
         // The leader is not reaped yet, so the number is still the group's.
         self.signal(Signal::KILL);
-        let status = self.child.wait().unwrap_or_else(|e| {
-            tracing::warn!("waiting for {}: {e}", self.name);
-            ExitStatus::from_raw(0)
-        });
+        let status = self.reap(REAP_LIMIT);
         self.status = Some(status);
         if let Some(drain) = &self.drain {
             drain.over.store(true, Ordering::Relaxed);
         }
         status
+    }
+
+    /// Takes how a killed child ended; after `limit`, leaves that to a thread of its own.
+    fn reap(&mut self, limit: Duration) -> ExitStatus {
+        let has_ended = self.waits(limit);
+        let Some(mut child) = self.child.take() else {
+            return ExitStatus::from_raw(Signal::KILL.as_raw());
+        };
+        if has_ended {
+            return child.wait().unwrap_or_else(|e| {
+                tracing::warn!("waiting for {}: {e}", self.name);
+                ExitStatus::from_raw(0)
+            });
+        }
+        tracing::warn!(
+            "{} ({}) does not end, although it is killed: it is left behind, look at what its device's driver logs (`dmesg`)",
+            self.name,
+            child.id()
+        );
+        let reaper = std::thread::Builder::new()
+            .name("reaper".to_owned())
+            .spawn(move || child.wait());
+        if let Err(e) = reaper {
+            tracing::warn!("nobody will reap {}: {e}", self.name);
+        }
+        ExitStatus::from_raw(Signal::KILL.as_raw())
     }
 
     fn waits(&self, limit: Duration) -> bool {
@@ -203,7 +232,8 @@ impl Drain {
 }
 
 /// Reads to the end, so that the child never blocks on a full pipe. A process that left the group
-/// may hold the pipe open: when the child is over, what is there is read and no more waited for.
+/// may hold the pipe open, and write on: when the child is over, what is there is read, for at most
+/// [`DRAIN_LIMIT`], and no more waited for.
 fn drain(
     mut stderr: ChildStderr,
     owner: &str,
@@ -214,7 +244,14 @@ fn drain(
     let mut log = Log::new(owner, program);
     let mut line = Vec::new();
     let mut buf = [0; 4096];
+    let mut until = None;
     loop {
+        if over.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            if now >= *until.get_or_insert(now + DRAIN_LIMIT) {
+                break;
+            }
+        }
         match readable(&stderr, Duration::from_millis(50)) {
             Ok(false) if over.load(Ordering::Relaxed) => break,
             Ok(false) => continue,
@@ -312,5 +349,50 @@ pub(crate) fn readable(pipe: &impl AsFd, limit: Duration) -> io::Result<bool> {
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (Process, Pipes) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::spawn(command, "cam0", false, Duration::ZERO).unwrap()
+    }
+
+    fn gone_within_a_minute(pid: u32) -> bool {
+        let guard = Instant::now();
+        let there = || std::path::Path::new(&format!("/proc/{pid}")).exists();
+        while there() && guard.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        !there()
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_left_behind_and_reaped_when_it_does() {
+        let (mut process, _pipes) = shell("exec sleep 1000");
+        let (pid, group) = (process.id(), process.group.unwrap());
+        // Nobody has killed it: to us that is one that can't be.
+        let status = process.reap(Duration::from_millis(20));
+        process.status = Some(status);
+        assert_eq!(status.signal(), Some(9));
+        drop(process);
+        kill_process_group(group, Signal::KILL).unwrap();
+        assert!(gone_within_a_minute(pid), "reaped");
+    }
+
+    #[test]
+    fn one_that_left_the_group_and_logs_for_ever_holds_nobody_up() {
+        let (mut process, pipes) =
+            shell("setsid sh -c 'echo $$; while echo again; do :; done >&2' & wait");
+        let mut number = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(pipes.stdout), &mut number).unwrap();
+        let words = process.last_words(Duration::ZERO);
+        assert!(words.contains("again"), "{words}");
+        // Nobody reads what it writes.
+        assert!(gone_within_a_minute(number.trim().parse().unwrap()));
     }
 }

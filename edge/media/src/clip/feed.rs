@@ -7,7 +7,8 @@
 //!
 //! **Loss.** A picture that is missing in front of a packet makes those after it undecodable up to
 //! the next key packet, whoever lost it. They are not taken: a clip never holds a picture that can't
-//! be decoded. What is missing is known in three ways: the queue to the clip thread was full; the
+//! be decoded. (The key picture of an open GOP may be followed by pictures shown before it, which
+//! refer to what is missing: they are not taken either.) What is missing is known in three ways: the queue to the clip thread was full; the
 //! source said so; or the packets' numbers have a hole. A gap that the source reports for pictures
 //! whose packets are here is not one of evidence (no slot was free for the decoded picture, or it
 //! could not be decoded), and is ignored.
@@ -42,6 +43,9 @@ pub(super) struct Feed {
     run: Option<Run>,
     /// Something is missing: the next packet must be a key packet.
     needs_key: bool,
+    /// When the key packet after something missing is shown. Pictures shown before it refer to what
+    /// is missing; the first one shown after it ends that.
+    leads_ns: Option<i64>,
 }
 
 /// Packets without a frame between them.
@@ -115,6 +119,7 @@ impl Feed {
         self.frames += 1;
         self.packet_id = None;
         self.run = None;
+        self.leads_ns = None;
         self.needs_key = true;
         self.taken(t_ns);
     }
@@ -129,6 +134,9 @@ impl Feed {
         if let Some(cause) = self.refusal(&packet) {
             self.needs_key = true;
             return Handover::Done(self.lose(packet.pts_ns, cause));
+        }
+        if self.leads_ns.is_some_and(|key_ns| packet.pts_ns < key_ns) {
+            return Handover::Done(self.lose(packet.pts_ns, GapCause::NoKey));
         }
         let gaps = self.missing_until(packet.pts_ns);
         let after = self.frames;
@@ -156,6 +164,8 @@ impl Feed {
 
     /// The clip thread has it.
     pub(super) fn packet_taken(&mut self, packet: &Packet) {
+        let follows = self.run.as_ref().is_some_and(|r| r.params == packet.params);
+        self.leads_ns = (self.needs_key || !follows).then_some(packet.pts_ns);
         self.run = Some(Run {
             params: Arc::clone(&packet.params),
             dts_ns: packet.dts_ns,
@@ -263,5 +273,59 @@ pub(super) fn wait<T>(to: &Sender<T>, item: T, stopping: &Receiver<()>) -> bool 
     select! {
         send(to, item) -> sent => sent.is_ok(),
         recv(stopping) -> _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+
+    #[test]
+    fn after_a_hole_pictures_shown_before_the_key_are_not_taken() {
+        let (jobs, _jobs) = unbounded();
+        let (evidence, taken) = unbounded();
+        let mut feed = Feed::new(jobs, evidence);
+        let params = CodecParams::for_tests(64, 48);
+        let mut offer = |frame_id: u64, pts: i64, is_key: bool| {
+            let packet = Packet {
+                data: Bytes::from_static(b"x"),
+                is_key,
+                pts_ns: pts * 40,
+                dts_ns: i64::try_from(frame_id).unwrap() * 40,
+                frame_id,
+                params: Arc::clone(&params),
+            };
+            match feed.packet(packet, true) {
+                Handover::Done(Offered::Taken) => None,
+                _ => feed.lost_by(),
+            }
+        };
+        // An open GOP: a key picture (CRA), two pictures shown before it, one after it.
+        let mut gop = |first: u64| {
+            let at = i64::try_from(first).unwrap();
+            [
+                (0, 3, true),
+                (1, 1, false),
+                (2, 2, false),
+                (3, 4, false),
+                (4, 5, false),
+            ]
+            .map(|(n, shown, is_key)| offer(first + n, at + shown, is_key))
+        };
+        let lead = Some(GapCause::NoKey);
+        assert_eq!(gop(0), [None, lead, lead, None, None], "the first one");
+        assert_eq!(gop(5), [None; 5], "nothing is missing");
+        assert_eq!(gop(11), [None, lead, lead, None, None], "10 is missing");
+        let gap = taken.try_iter().filter_map(|e| match e {
+            Evidence::Direct(d) => d.gaps.last().copied(),
+            _ => None,
+        });
+        assert_eq!(
+            gap.last().map(|g| (g.lost, g.cause)),
+            Some((2, GapCause::NoKey))
+        );
     }
 }

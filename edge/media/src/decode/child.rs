@@ -14,11 +14,11 @@ use std::io::{self, Read, Write};
 use std::process::{ChildStdin, ChildStdout, Command};
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use visualpath_core::{ImageLayout, PixelFormat};
+use visualpath_core::{ColorRange, ImageLayout, PixelFormat};
 use visualpath_frames::MAX_SIDE;
 
 use super::h264::put_annexb;
@@ -33,6 +33,8 @@ const QUEUE: usize = 64;
 const MAX_PENDING: usize = QUEUE + 64;
 /// A picture that has begun must come to its end within this.
 const STALL: Duration = Duration::from_secs(5);
+/// The writer is waited for so long when the child is dead.
+const WRITER_LIMIT: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 pub(super) struct FfmpegDecoder {
@@ -106,7 +108,7 @@ impl FfmpegDecoder {
         let gone = |e: io::Error| DecodeError::Gone(format!("starting {}: {e}", self.name));
         let mut command = Command::new(&self.program);
         command.args(arguments(
-            self.params.codec,
+            &self.params,
             self.threads,
             knows_fps_mode(&self.program),
         ));
@@ -362,9 +364,17 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.process.end(Duration::ZERO);
         self.packets = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        let Some(writer) = self.writer.take() else {
+            return;
+        };
+        // Should the child hang in the kernel, so does the writer: it is not waited for.
+        let until = Instant::now() + WRITER_LIMIT;
+        while !writer.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !writer.is_finished() {
+            tracing::warn!("the thread that writes to a decoder is left behind");
+        } else if writer.join().is_err() {
             tracing::warn!("the thread that writes to a decoder panicked");
         }
     }
@@ -383,20 +393,25 @@ fn write_all(mut stdin: ChildStdin, header: &[u8], packets: &Receiver<Bytes>) {
     }
 }
 
-fn arguments(codec: Codec, threads: u32, fps_mode: bool) -> Vec<OsString> {
+fn arguments(params: &CodecParams, threads: u32, fps_mode: bool) -> Vec<OsString> {
     let passthrough = if fps_mode { "-fps_mode" } else { "-vsync" };
     // No probing: the container says everything, and each byte of it is live (`-fflags nobuffer`
     // would throw away what was probed). Every picture once, at its own time (source/ffmpeg.rs).
-    let decoder = match codec {
+    let decoder = match params.codec {
         Codec::H264 => "h264",
         Codec::H265 => "hevc",
         Codec::Mjpeg => "mjpeg",
+    };
+    // With a format of the other range the values would be converted. NUT calls both I420.
+    let format = match params.color.range {
+        ColorRange::Full => "yuvj420p",
+        ColorRange::Limited => "yuv420p",
     };
     format!(
         "-hide_banner -nostdin -loglevel error -threads {threads} -filter_threads 1 \
          -fpsprobesize 0 -probesize 32 -analyzeduration 0 -copyts -f ivf -c:v {decoder} -i pipe:0 \
          -map 0:v:0 -enc_time_base -1 {passthrough} passthrough \
-         -threads 1 -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
+         -threads 1 -c:v rawvideo -pix_fmt {format} -flush_packets 1 -f nut -write_index 0 pipe:1"
     )
     .split_ascii_whitespace()
     .map(OsString::from)

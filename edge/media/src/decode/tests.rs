@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use visualpath_core::{ColorSpec, FrameMeta, PixelFormat};
+use visualpath_core::{ColorRange, ColorSpec, FrameMeta, PixelFormat};
 
 use super::child::FfmpegDecoder;
 use super::*;
@@ -399,4 +399,44 @@ fn without_ffmpeg_the_error_says_what_to_install() {
         text.contains("apt install ffmpeg") && text.contains("h265"),
         "{text}"
     );
+}
+
+#[test]
+fn white_and_black_keep_the_values_of_their_range() {
+    for codec in [Codec::H264, Codec::H265] {
+        for (format, range, black, white) in [
+            ("yuv420p", ColorRange::Limited, 16, 235),
+            ("yuvj420p", ColorRange::Full, 0, 255),
+        ] {
+            let size = format!("{W}x{H}");
+            let mut raw = Vec::new();
+            for luma in [black, white] {
+                raw.extend(vec![luma; (W * H) as usize]);
+                raw.extend(vec![128; (W * H / 2) as usize]);
+            }
+            let (encoder, muxer) = match codec {
+                Codec::H265 => ("libx265", "hevc"),
+                _ => ("libx264", "h264"),
+            };
+            let input = [
+                "-f", "rawvideo", "-pix_fmt", format, "-s", &size, "-r", "25",
+            ];
+            let mut output = vec!["-c:v", encoder, "-preset", "ultrafast", "-bf", "0"];
+            // Nearly without loss; each picture by itself.
+            output.extend(["-crf", "1", "-g", "1", "-f", muxer]);
+            if codec == Codec::H265 {
+                output.splice(0..0, ["-x265-params", "log-level=none"]);
+            }
+            let bytes = ffmpeg(&input, &raw, &output);
+            let packets = packets(codec, &bytes, None);
+            let mut decoder = FfmpegDecoder::new(&packets[0].params, 1).unwrap();
+            let got = decode(&mut decoder, &packets);
+            assert_eq!(got.len(), 2);
+            for ((picture, pixels), want) in got.iter().zip([black, white]) {
+                assert_eq!(picture.layout.color.range, range, "{codec:?}");
+                let middle = pixels[(H / 2 * W + W / 2) as usize];
+                assert!(middle.abs_diff(want) <= 1, "{codec:?} {format}: {middle}");
+            }
+        }
+    }
 }

@@ -203,7 +203,8 @@ impl Mp4Writer {
         for p in packets {
             let at = tick(p.dts_ns, self.t0_ns).max(earliest);
             earliest = at + 1;
-            let shift = tick(p.pts_ns, self.t0_ns) - tick(p.dts_ns, self.t0_ns);
+            // From where it really is decoded, so that it is shown when it was captured.
+            let shift = tick(p.pts_ns, self.t0_ns).saturating_sub(at);
             samples.push(Sample {
                 tick: at,
                 shift: i32::try_from(shift)
@@ -502,6 +503,24 @@ mod tests {
                 (40_000, end as u64 * 40_000)
             );
         }
+    }
+
+    #[test]
+    fn a_sample_whose_decoding_is_moved_is_still_shown_at_its_time() {
+        let (mut w, mut file) = (
+            Mp4Writer::new(CodecParams::for_tests(64, 48), 0, 0, 10),
+            Vec::new(),
+        );
+        let mut packets: Vec<Packet> = [0, 100, 200, 50_000]
+            .map(|t_ns| packet(t_ns, t_ns == 0, 1))
+            .into();
+        for (p, shown) in packets.iter_mut().zip([5_000, 9_000, 7_000, 60_000]) {
+            p.pts_ns = shown;
+        }
+        w.begin(&mut file).unwrap();
+        w.fragment(&mut file, &packets, 90_000).unwrap();
+        let ticks: Vec<_> = w.samples.iter().map(|s| (s.tick, s.shown())).collect();
+        assert_eq!(ticks, [(0, 5), (1, 9), (2, 7), (50, 60)]);
     }
 
     #[test]

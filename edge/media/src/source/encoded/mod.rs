@@ -15,7 +15,8 @@
 //! | other parameter sets | a new decoder, `NewFormat` if the pictures differ |
 //! | no free slot (`PoolExhausted`) | the picture is dropped |
 //! | the connection ends (`Disconnected`), or gives nothing for max(2 s, 10 intervals) (`Stalled`) | closed; `Offline`; connected again with back-off 0.5 → 30 s; new epoch, and a gap before the next frame |
-//! | no key packet for 20 s | the same: it may come back with one |
+//! | no key packet for 20 s, or nothing but losses | the same: it may come back with one |
+//! | a single JPEG of another size, or of an absurd one | taken for damaged (`shape.rs`) |
 //!
 //! Time is never reset: source time is the machine's clock (`live.rs`).
 
@@ -23,6 +24,7 @@ mod backoff;
 mod connect;
 mod pending;
 mod pictures;
+mod shape;
 
 #[cfg(test)]
 mod tests;
@@ -87,6 +89,8 @@ pub(super) struct EncodedSource<C> {
     is_online: bool,
     /// The outage last told.
     outage: Option<Outage>,
+    /// Why there was an outage, until the first frame after it.
+    outage_cause: Option<GapCause>,
     delivered: u64,
     last_frame_ns: Option<i64>,
 }
@@ -102,6 +106,8 @@ struct Up {
     since: Instant,
     last_unit: Instant,
     units: u64,
+    /// Pictures have got times in this epoch.
+    has_stamped: bool,
     /// Between two units, smoothed.
     interval: Duration,
     /// Packets are dropped up to the next key packet.
@@ -158,6 +164,7 @@ impl<C: Connect> EncodedSource<C> {
             told: VecDeque::new(),
             is_online: false,
             outage: None,
+            outage_cause: None,
             delivered: 0,
             last_frame_ns: None,
         }
@@ -210,6 +217,7 @@ impl<C: Connect> EncodedSource<C> {
                     since: now,
                     last_unit: now,
                     units: 0,
+                    has_stamped: false,
                     interval: Duration::ZERO,
                     waits_for_key: true,
                     had_key: false,
@@ -224,7 +232,6 @@ impl<C: Connect> EncodedSource<C> {
     /// Takes the next unit from the connection.
     fn listen(&mut self) {
         let late = self.decoding.is_late();
-        let (asked, start_limit) = (self.interval, self.start_limit);
         let Link::Up(up) = &mut self.link else { return };
         match up.stream.next(if late { LATE_SLICE } else { SLICE }) {
             Ok(Unit::Packet(incoming)) => {
@@ -237,7 +244,6 @@ impl<C: Connect> EncodedSource<C> {
                 if fps.is_some() {
                     self.info.nominal_fps = fps;
                 }
-                self.online();
                 self.staged = Some(Staged::Picture {
                     layout,
                     frame_id,
@@ -245,29 +251,21 @@ impl<C: Connect> EncodedSource<C> {
                 });
             }
             Ok(Unit::Lost(lost)) => {
-                up.came();
-                // Before the first key packet nothing was captured that could be lost.
-                if !up.had_key {
-                    return;
-                }
                 up.waits_for_key = true;
-                self.decoding.waits_for_key = true;
-                self.timeline.skip(lost);
-                let now = self.timeline.now_ns();
-                self.lose(lost, now, GapCause::Missed);
+                // Before the first key packet nothing was captured that could be lost.
+                if up.had_key {
+                    self.decoding.waits_for_key = true;
+                    self.timeline.skip(lost);
+                    let now = self.timeline.now_ns();
+                    self.lose(lost, now, GapCause::Missed);
+                }
+                // A loss is no sign of life.
+                if !self.has_stalled("nothing but losses") {
+                    self.has_no_key();
+                }
             }
             Ok(Unit::Waiting) => {
-                if let Some(waited) = up.stalled(asked, start_limit) {
-                    let outage = Outage {
-                        detail: format!(
-                            "{}: nothing for {:.1} s",
-                            self.connect.describe(),
-                            waited.as_secs_f64()
-                        ),
-                        advice: "it is started again; see what it logs".to_owned(),
-                    };
-                    self.down(outage, GapCause::Stalled);
-                }
+                self.has_stalled("nothing");
             }
             Ok(Unit::End) => {
                 let outage = Outage {
@@ -282,7 +280,51 @@ impl<C: Connect> EncodedSource<C> {
         }
     }
 
+    /// Ends the connection if no picture came for too long, but `what`.
+    fn has_stalled(&mut self, what: &str) -> bool {
+        let Link::Up(up) = &self.link else {
+            return false;
+        };
+        let Some(waited) = up.stalled(self.interval, self.start_limit) else {
+            return false;
+        };
+        let outage = Outage {
+            detail: format!(
+                "{}: {what} for {:.1} s",
+                self.connect.describe(),
+                waited.as_secs_f64()
+            ),
+            advice: "it is started again; see what it logs".to_owned(),
+        };
+        self.down(outage, GapCause::Stalled);
+        true
+    }
+
+    /// Ends the connection if a key packet is missing for too long.
+    fn has_no_key(&mut self) -> bool {
+        let Link::Up(up) = &self.link else {
+            return false;
+        };
+        if !up.waits_for_key || up.last_key.elapsed() <= KEY_LIMIT {
+            return false;
+        }
+        let outage = Outage {
+            detail: format!(
+                "{}: no key picture for {} s",
+                self.connect.describe(),
+                KEY_LIMIT.as_secs()
+            ),
+            advice: "set a key picture every 2 s (`--intra`, `iframeinterval`, GOP length)"
+                .to_owned(),
+        };
+        self.down(outage, GapCause::Stalled);
+        true
+    }
+
     fn on_packet(&mut self, incoming: Incoming) {
+        if !incoming.is_key && self.has_no_key() {
+            return;
+        }
         let codec = incoming.params.codec;
         let changed = self.decoding.params.as_deref() != Some(&*incoming.params);
         let Link::Up(up) = &mut self.link else { return };
@@ -290,17 +332,6 @@ impl<C: Connect> EncodedSource<C> {
             up.waits_for_key = false;
             up.had_key = true;
             up.last_key = Instant::now();
-        } else if up.last_key.elapsed() > KEY_LIMIT && up.waits_for_key {
-            let outage = Outage {
-                detail: format!(
-                    "{}: no key picture for {} s",
-                    self.connect.describe(),
-                    KEY_LIMIT.as_secs()
-                ),
-                advice: "set a key picture every 2 s (`--intra`, `iframeinterval`, GOP length)"
-                    .to_owned(),
-            };
-            return self.down(outage, GapCause::Stalled);
         }
         if up.waits_for_key {
             if up.had_key {
@@ -316,7 +347,6 @@ impl<C: Connect> EncodedSource<C> {
             self.give_up_pending(GapCause::Undecodable);
         }
         let (frame_id, dts_ns) = self.stamp(incoming.time);
-        self.online();
         self.staged = Some(Staged::Packet {
             packet: Packet {
                 data: incoming.data,
@@ -331,6 +361,9 @@ impl<C: Connect> EncodedSource<C> {
     }
 
     fn stamp(&mut self, time: UnitTime) -> (u64, i64) {
+        if let Link::Up(up) = &mut self.link {
+            up.has_stamped = true;
+        }
         match time {
             UnitTime::Arrival => self.timeline.stamp_now(),
             UnitTime::Aged(age_ns) => self.timeline.stamp_aged(age_ns),
@@ -363,6 +396,7 @@ impl<C: Connect> EncodedSource<C> {
         Some(SourceEvent::NewFormat(self.info.clone()))
     }
 
+    /// With the first frame after an outage.
     fn online(&mut self) {
         if !self.is_online {
             self.is_online = true;
@@ -373,6 +407,7 @@ impl<C: Connect> EncodedSource<C> {
 
     /// The connection is over. It is made again after a while.
     fn down(&mut self, outage: Outage, cause: GapCause) {
+        let has_stamped = matches!(&self.link, Link::Up(up) if up.has_stamped);
         let wait = match std::mem::replace(&mut self.link, Link::Ended) {
             Link::Up(up) if up.units > 0 && up.since.elapsed() >= PROVEN => {
                 self.backoff.reset();
@@ -389,9 +424,12 @@ impl<C: Connect> EncodedSource<C> {
         self.decoding.decoder = None;
         self.give_up_pending(cause);
         if std::mem::take(&mut self.is_online) {
-            // One gap, that ends with the frame after it, however long that takes.
+            // One more gap ends with the frame after it, however long that takes.
             let now = self.timeline.now_ns();
             self.lose(0, now, cause);
+            self.outage_cause = Some(cause);
+        }
+        if has_stamped {
             self.timeline.new_epoch();
         }
         if self.outage.as_ref() != Some(&outage) {

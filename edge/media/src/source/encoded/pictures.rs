@@ -9,6 +9,7 @@ use visualpath_frames::{FramePool, SlotMut};
 
 use super::backoff::Backoff;
 use super::pending::Pending;
+use super::shape::Shapes;
 use super::{Connect, EncodedSource, Link, Staged, StreamError};
 use crate::decode::{self, DecodeError, Decoded, Decoder};
 use crate::encode::{Codec, CodecParams, Packet};
@@ -23,6 +24,7 @@ pub(super) struct Decoding {
     pub(super) pending: Pending,
     /// Pictures are lost up to the next key packet.
     pub(super) waits_for_key: bool,
+    shapes: Shapes,
     backoff: Backoff,
     retry_at: Option<Instant>,
 }
@@ -102,6 +104,13 @@ impl<C: Connect> EncodedSource<C> {
         if self.decoding.waits_for_key {
             self.lose(1, packet.pts_ns, GapCause::Undecodable);
             return Ok(true);
+        }
+        if packet.params.codec == Codec::Mjpeg
+            && let Err(why) = self.decoding.shapes.check(&packet.data)
+        {
+            tracing::debug!(source = %self.name, "a picture is lost: {why}");
+            self.lose(1, packet.pts_ns, GapCause::Undecodable);
+            return Ok(false);
         }
         if self.decoding.decoder.is_none() {
             match decode::open(&packet.params, self.threads) {
@@ -237,6 +246,10 @@ impl<C: Connect> EncodedSource<C> {
             epoch: self.timeline.epoch(),
             layout: self.info.layout,
         };
+        self.online();
+        if let Some(cause) = self.outage_cause.take() {
+            self.lose(0, t_ns, cause);
+        }
         let frame = self.publisher.publish(pool, slot, meta);
         self.delivered += 1;
         self.last_frame_ns = Some(t_ns);

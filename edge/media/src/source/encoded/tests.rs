@@ -46,6 +46,11 @@ impl Connect for Scripted {
 
 impl PacketStream for Playing {
     fn next(&mut self, limit: Duration) -> Result<Unit, StreamError> {
+        // A loss at the end goes on for ever.
+        if let (Some(Ok(Unit::Lost(lost))), 1) = (self.0.front(), self.0.len()) {
+            std::thread::sleep(Duration::from_millis(1));
+            return Ok(Unit::Lost(*lost));
+        }
         match self.0.pop_front() {
             Some(unit) => unit,
             None => {
@@ -181,9 +186,9 @@ fn the_format_comes_first_then_each_packet_before_its_frame() {
     assert_eq!(
         bench.until("frame 2"),
         [
-            "online",
             "format 64x48",
             "packet 0",
+            "online",
             "frame 0 epoch 0",
             "packet 1",
             "frame 1 epoch 0",
@@ -202,7 +207,7 @@ fn packets_before_the_first_key_are_dropped_and_use_up_no_number() {
     script.push_front(Ok(Unit::Lost(2)));
     let mut bench = Bench::new(vec![Ok(script)]).needs_packets();
     let seen = bench.until("frame 1");
-    assert_eq!(seen[..3], ["online", "format 64x48", "packet 0"]);
+    assert_eq!(seen[..3], ["format 64x48", "packet 0", "online"]);
     assert!(!seen.iter().any(|e| e.starts_with("gap")), "{seen:?}");
 }
 
@@ -310,6 +315,39 @@ fn a_connection_that_gives_nothing_is_made_anew() {
 }
 
 #[test]
+fn the_first_frame_after_an_outage_has_a_gap_right_before_it() {
+    let packets = h264(5, W, H);
+    let mut bench = Bench::new(vec![Ok(units(&packets)), Ok(units(&packets))]);
+    bench.until("frame 4");
+    // One stays inside the decoder.
+    let now_ns = bench.source.timeline.now_ns();
+    bench.source.decoding.pending.push(5, now_ns);
+    let seen = bench.until("frame 5");
+    assert_eq!(seen[0], "gap 1 stalled", "{seen:?}");
+    let end = &seen[seen.len() - 3..];
+    assert_eq!(end, ["online", "gap 0 stalled", "frame 5 epoch 1"]);
+}
+
+#[test]
+fn a_stream_of_only_losses_goes_offline() {
+    let lossy = |packets: &[Packet]| {
+        let mut script = units(packets);
+        script.push_back(Ok(Unit::Lost(1)));
+        Ok(script)
+    };
+    // Never a picture; then some, and losses only after them.
+    let packets = h264(5, W, H);
+    let mut bench = Bench::new(vec![lossy(&[]), lossy(&packets)]);
+    bench.source = bench.source.with_start_limit(Duration::from_millis(200));
+    let seen = bench.until("offline");
+    assert_eq!(seen.len(), 1, "never online: {seen:?}");
+    bench.until("frame 4");
+    let seen = bench.until("offline");
+    let last = seen.last().unwrap();
+    assert!(last.contains("nothing but losses"), "{last}");
+}
+
+#[test]
 fn without_a_free_slot_pictures_are_dropped_not_waited_for() {
     let packets = h264(8, W, H);
     let mut bench = Bench::new(vec![Ok(units(&packets))]).needs_packets();
@@ -320,7 +358,7 @@ fn without_a_free_slot_pictures_are_dropped_not_waited_for() {
     assert!(!seen.iter().any(|e| e.starts_with("frame")), "{seen:?}");
     drop(all);
     let seen = bench.until("frame");
-    assert_eq!(seen, ["gap 4 pool_exhausted", "frame 4 epoch 0"]);
+    assert_eq!(seen, ["online", "gap 4 pool_exhausted", "frame 4 epoch 0"]);
 }
 
 #[test]
@@ -335,8 +373,8 @@ fn other_parameter_sets_are_a_new_format_and_epoch() {
     assert_eq!(
         seen,
         [
-            "online",
             "format 64x48",
+            "online",
             "frame 0 epoch 0",
             "frame 1 epoch 0",
             "frame 2 epoch 0",
@@ -370,14 +408,13 @@ fn a_stop_is_seen_while_waiting_and_ends_the_source() {
     assert!(bench.until("End").len() == 1);
 }
 
-#[test]
-fn jpegs_are_decoded_no_larger_than_needed() {
-    let pixels = vec![90_u8; 320 * 240 * 3];
+fn jpeg(width: usize, height: usize) -> Result<Unit, StreamError> {
+    let pixels = vec![90_u8; width * height * 3];
     let image = turbojpeg::Image {
         pixels: pixels.as_slice(),
-        width: 320,
-        pitch: 960,
-        height: 240,
+        width,
+        pitch: width * 3,
+        height,
         format: turbojpeg::PixelFormat::RGB,
     };
     let jpeg = turbojpeg::compress(image, 80, turbojpeg::Subsamp::Sub2x2).unwrap();
@@ -390,17 +427,18 @@ fn jpegs_are_decoded_no_larger_than_needed() {
         sps: Bytes::new(),
         pps: Bytes::new(),
     });
-    let script: Script = (0..4)
-        .map(|_| {
-            Ok(Unit::Packet(Incoming {
-                params: Arc::clone(&params),
-                data: Bytes::copy_from_slice(&jpeg),
-                is_key: true,
-                time: UnitTime::Arrival,
-                shown_after_ns: 0,
-            }))
-        })
-        .collect();
+    Ok(Unit::Packet(Incoming {
+        params,
+        data: Bytes::copy_from_slice(&jpeg),
+        is_key: true,
+        time: UnitTime::Arrival,
+        shown_after_ns: 0,
+    }))
+}
+
+#[test]
+fn jpegs_are_decoded_no_larger_than_needed() {
+    let script: Script = (0..4).map(|_| jpeg(320, 240)).collect();
     let mut bench = Bench::new(vec![Ok(script)]);
     bench.until("frame 0");
     assert_eq!(bench.source.info().layout.width, 320);
@@ -410,4 +448,29 @@ fn jpegs_are_decoded_no_larger_than_needed() {
     });
     let seen = bench.until("frame 1");
     assert_eq!(seen, ["format 160x120", "frame 1 epoch 1"]);
+}
+
+#[test]
+fn a_single_jpeg_of_another_size_is_lost_and_two_are_a_new_format() {
+    let script: Script = [320, 160, 320, 160, 160]
+        .map(|width| jpeg(width, 240))
+        .into_iter()
+        .collect();
+    let mut bench = Bench::new(vec![Ok(script)]).needs_packets();
+    assert_eq!(
+        bench.until("frame 4"),
+        [
+            "format 320x240",
+            "packet 0",
+            "online",
+            "frame 0 epoch 0",
+            "packet 2",
+            "gap 1 undecodable",
+            "frame 2 epoch 0",
+            "format 160x240",
+            "packet 4",
+            "gap 1 undecodable",
+            "frame 4 epoch 1",
+        ]
+    );
 }
