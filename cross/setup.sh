@@ -30,16 +30,19 @@ ffprobe ffmpeg
 mosquitto mosquitto
 mosquitto_sub mosquitto-clients
 libc-headers libc6-dev
+libclang libclang-dev
 python3 python3
 python3-venv python3-venv"
+# A real RTSP server, run by the system's own Python.
+TESTS_PROBES="python3-gi python3-gi
+gst-rtsp-server gir1.2-gst-rtsp-server-1.0"
 # To build for the ARM machine, and to boot it.
 VM_PROBES="qemu-system-aarch64 qemu-system-arm
 modprobe kmod
 cpio cpio
 aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
-aarch64-libc-headers libc6-dev-arm64-cross
-libclang libclang-dev"
+aarch64-libc-headers libc6-dev-arm64-cross"
 trap 'if [ -n "$STEP_POLICY" ]; then as_root rm -f "$STEP_POLICY"; fi' EXIT
 
 main() {
@@ -55,7 +58,10 @@ main() {
         flock 9
     fi
     check_rust
-    os_packages <<<"$PROBES"
+    case "${1:-}" in
+        tests) os_packages <<<"$PROBES"$'\n'"$TESTS_PROBES" ;;
+        *) os_packages <<<"$PROBES" ;;
+    esac
     python_packages "$ROOT/cross/requirements.txt"
     if [ -e "$ROOT/cross/requirements-${1:-}.txt" ]; then
         python_packages "$ROOT/cross/requirements-$1.txt"
@@ -104,6 +110,10 @@ have() {
         aarch64-libc-headers) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;
         libclang) ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+        python3-gi) /usr/bin/python3 -c 'import gi' 2>/dev/null ;;
+        gst-rtsp-server)
+            /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null
+            ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

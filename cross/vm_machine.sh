@@ -12,8 +12,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 # Raise it when this script makes something else.
-EDITION=1
-MODULES="vivid virtio_pci virtio_net virtio_console"
+EDITION=2
+MODULES="vivid uvcvideo vhci-hcd virtio_pci virtio_net virtio_console"
 
 main() {
     if [ "$(cat "$VM/made" 2>/dev/null)" = "$EDITION" ]; then return; fi

@@ -57,6 +57,24 @@ struct Address {
     prefix: String,
 }
 
+/// How a publisher of this config reaches the broker at `url`.
+///
+/// # Errors
+/// If prefix and device make no topics, or the password file can't be read.
+pub fn options(config: &Config, url: BrokerUrl) -> Result<MqttOptions, BrokerStartError> {
+    let topics = Topics::new(&config.mqtt.prefix, config.device_id())?;
+    let mut options = MqttOptions::new(url, topics);
+    options.username.clone_from(&config.mqtt.username);
+    if let Some(path) = &config.mqtt.password_file {
+        let text = std::fs::read_to_string(path).map_err(|error| BrokerStartError::Password {
+            path: path.display().to_string(),
+            error,
+        })?;
+        options.password = text.lines().next().map(str::to_owned);
+    }
+    Ok(options)
+}
+
 /// A running publisher and, perhaps, its own broker.
 pub struct Broker {
     publisher: Option<Arc<PublisherHandle>>,
@@ -96,17 +114,7 @@ impl Broker {
         if url.scheme == Scheme::Embedded {
             url = this.embed(&url)?;
         }
-        let topics = Topics::new(&config.mqtt.prefix, config.device_id())?;
-        let mut options = MqttOptions::new(url.clone(), topics);
-        options.username.clone_from(&config.mqtt.username);
-        if let Some(path) = &config.mqtt.password_file {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| BrokerStartError::Password {
-                    path: path.display().to_string(),
-                    error,
-                })?;
-            options.password = text.lines().next().map(str::to_owned);
-        }
+        let options = options(config, url.clone())?;
         this.ready.mqtt = Some(Address {
             host: url.host.clone(),
             port: url.port,

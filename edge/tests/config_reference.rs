@@ -25,9 +25,19 @@ fn load_text(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
 /// [`KeyInfo::path`].
 fn key_paths(text: &str) -> BTreeMap<String, toml::Value> {
     fn walk(value: &toml::Value, path: String, out: &mut BTreeMap<String, toml::Value>) {
-        const NAMED: [&str; 5] = ["source", "extractor", "zone", "path", "fusion"];
+        const NAMED: [&str; 7] = [
+            "source",
+            "extractor",
+            "zone",
+            "mask",
+            "path",
+            "fusion",
+            "watch",
+        ];
+        // Their keys are a plugin's, or a camera's.
+        const FREE: [&str; 2] = ["extractor.*.config", "source.*.controls"];
         match value {
-            toml::Value::Table(table) if path != "extractor.*.config" => {
+            toml::Value::Table(table) if !FREE.contains(&path.as_str()) => {
                 for (key, value) in table {
                     let key = if NAMED.contains(&path.as_str()) {
                         "*"
@@ -208,6 +218,7 @@ fn reference_tables() -> String {
                 meaning.push_str(match not.severity {
                     Severity::Error => " (error).*",
                     Severity::Warning => " (warning).*",
+                    Severity::Note => ".*",
                 });
             }
             let cell = |text: &str| text.replace('|', "\\|");

@@ -1,7 +1,7 @@
 //! Wrong configs, each with the message it must give.
 //!
 //! Every file of `fixtures/wrong_configs` begins with `# expect: LINE:COLUMN: KEY: MESSAGE` lines
-//! (`# warn:` for warnings; the `KEY: ` is absent for a whole file). All findings of the file must
+//! (`# warn:` for warnings, `# note:` for notes; the `KEY: ` is absent for a whole file). All findings of the file must
 //! be these, word for word: what is not found and what is found too much both fail.
 //! Lines of a hint with several lines are joined by ` | `.
 #![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use visualpath::config::{Diagnostic, LoadOptions, Machine, load};
+use visualpath::config::{Diagnostic, LoadOptions, Machine, Severity, load};
+
+const WORDS: [&str; 3] = ["# expect: ", "# warn: ", "# note: "];
 
 fn fixtures() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wrong_configs");
@@ -37,11 +39,14 @@ fn line(path: &Path, d: &Diagnostic) -> String {
     let text = text
         .strip_prefix(&format!("{}:", path.display()))
         .unwrap_or_else(|| panic!("{text} does not begin with the file"));
-    let (word, text) = if d.is_error() {
-        ("expect", text.replacen("error: ", "", 1))
-    } else {
-        ("warn", text.replacen("warning: ", "", 1))
+    let (word, text) = match d.severity {
+        Severity::Error => ("expect", text.replacen("error: ", "", 1)),
+        Severity::Warning => ("warn", text.replacen("warning: ", "", 1)),
+        Severity::Note => ("note", text.replacen("note: ", "", 1)),
     };
+    // A second place in the same file.
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let text = text.replace(&path.display().to_string(), name);
     format!("# {word}: {}", text.replace("\n    ", " | "))
 }
 
@@ -54,7 +59,7 @@ fn every_wrong_config_gives_its_messages_and_no_others() {
         let text = fs::read_to_string(path).unwrap();
         let expected: Vec<String> = text
             .lines()
-            .take_while(|l| l.starts_with("# expect: ") || l.starts_with("# warn: "))
+            .take_while(|l| WORDS.iter().any(|word| l.starts_with(word)))
             .map(str::to_owned)
             .collect();
         let found: Vec<String> = match load(&options(path)) {

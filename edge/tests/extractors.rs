@@ -32,6 +32,7 @@ fn observe(plugin: &str, config: &Value, uri: &str) -> Vec<Observation> {
         name: Name::new("x").unwrap(),
         config: config.as_object().unwrap().clone(),
         zones: vec![zone("left", LEFT), zone("right", RIGHT)],
+        masks: vec![],
         model_dirs: vec![],
     };
     let view = plugin.input(&cx).unwrap();
@@ -489,6 +490,7 @@ fn the_pages_name_every_key_parameter_and_signal() {
             name: Name::new("x").unwrap(),
             config: serde_json::Map::new(),
             zones: vec![],
+            masks: vec![],
             model_dirs: vec![],
         };
         let mut signals = documented(page, "| signal |");

@@ -520,6 +520,7 @@ fn step_by_step_gives_what_the_pipeline_gives() {
         name: name(n),
         config: serde_json::Map::new(),
         zones: vec![],
+        masks: vec![],
         model_dirs: vec![],
     };
     let worker = |n: &str, isolation| {

@@ -159,6 +159,7 @@ fn worker(isolation: Isolation, bell: &Bell, state: &std::path::Path) -> LaneWor
         name: name("x"),
         config: serde_json::Map::new(),
         zones: vec![],
+        masks: vec![],
         model_dirs: vec![],
     };
     let spec = ChildSpec::new(context, program);

@@ -7,6 +7,7 @@
 )]
 
 mod broker;
+mod cameras;
 mod live;
 mod many;
 mod python;

@@ -19,6 +19,7 @@ fn worker(place: &Place, isolation: Isolation, seed: u64) -> Worker {
         name: name.clone(),
         config: config.as_object().unwrap().clone(),
         zones: Vec::new(),
+        masks: Vec::new(),
         model_dirs: Vec::new(),
     };
     let plugin: Arc<dyn visualpath::ExtractorPlugin> = Arc::new(Scripted);

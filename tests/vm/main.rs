@@ -12,6 +12,8 @@
 
 mod machine;
 mod outside;
+mod usb;
+mod usb_camera;
 
 use std::sync::OnceLock;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::mask::Mask;
 use crate::name::Name;
 use crate::observation::Observation;
 use crate::view::{FrameView, ViewSpec};
@@ -54,6 +55,9 @@ pub struct PluginContext {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Zones of the source it looks at.
     pub zones: Vec<Zone>,
+    /// What of that source's picture does not count. Those of kind `objects` are applied to what
+    /// the extractor says; those of kind `privacy` are painted over before, and are not here.
+    pub masks: Vec<Mask>,
     /// Where model cards and files are looked up, first match wins.
     pub model_dirs: Vec<PathBuf>,
 }

@@ -20,6 +20,7 @@ pub mod extractor;
 pub mod frame;
 pub mod fusion;
 pub mod guard;
+pub mod mask;
 pub mod name;
 pub mod observation;
 pub mod rate;
@@ -38,6 +39,7 @@ pub use fusion::{
     FusionPlugin, FusionResult, Phase, Trigger, TriggerKind,
 };
 pub use guard::{ExtractorFactory, Guarded, Trouble, panic_text};
+pub use mask::{Mask, MaskKind};
 pub use name::{Name, NameError, nearest};
 pub use observation::{
     Data, DropReason, Held, NotFinite, Object, Observation, Outcome, Signals, class_slug,
@@ -45,7 +47,7 @@ pub use observation::{
 pub use rate::RateGate;
 pub use stop::StopFlag;
 pub use view::{Filter, Fit, FrameView, Roi, ViewFormat, ViewSpec};
-pub use zone::{Anchor, Zone, ZoneError};
+pub use zone::{Anchor, Zone, ZoneError, check_polygon};
 
 /// Nanoseconds in a millisecond, for the many conversions at the edges.
 pub const NS_PER_MS: i64 = 1_000_000;

@@ -137,12 +137,11 @@ impl ViewSpec {
         (side(native.width, width), side(native.height, height))
     }
 
-    /// Whether the view is the frame itself, so that nothing has to be made.
+    /// Whether the view is the frame itself, so that nothing has to be made. A view is packed; a
+    /// frame with a driver's padding in it is not, and has to be copied for whoever wants it native.
     pub fn is_native(&self, native: &ImageLayout) -> bool {
         let (layout, roi) = self.resolve(native);
-        layout.format == native.format
-            && (layout.width, layout.height) == (native.width, native.height)
-            && roi == Roi::FULL
+        layout == *native && roi == Roi::FULL
     }
 }
 
@@ -163,6 +162,16 @@ pub struct FrameView<'a> {
 mod tests {
     use super::*;
     use crate::frame::ColorSpec;
+
+    #[test]
+    fn a_frame_with_padding_is_no_view_of_itself() {
+        let (format, color) = (PixelFormat::Grey, ColorSpec::default());
+        let packed = ImageLayout::packed(format, 60, 4, color);
+        let padded = ImageLayout::placed(format, 60, 4, color, &[(0, 64)]).unwrap();
+        let native = ViewSpec::default();
+        assert!(native.is_native(&packed) && !native.is_native(&padded));
+        assert_eq!(native.resolve(&padded).0, packed);
+    }
 
     #[test]
     fn a_letterbox_maps_its_corners_onto_the_frame() {

@@ -27,7 +27,7 @@ pub struct Zone {
     pub anchor: Anchor,
 }
 
-/// Why a polygon is no zone.
+/// Why a polygon is no zone, or no mask.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ZoneError {
     /// Fewer than three corners.
@@ -51,23 +51,7 @@ pub enum ZoneError {
 impl Zone {
     /// Checks the polygon.
     pub fn new(name: Name, polygon: Vec<[f64; 2]>, anchor: Anchor) -> Result<Self, ZoneError> {
-        if polygon.len() < 3 {
-            return Err(ZoneError::Corners(polygon.len()));
-        }
-        for (index, [x, y]) in polygon.iter().copied().enumerate() {
-            if !((0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y)) {
-                return Err(ZoneError::Corner { index, x, y });
-            }
-        }
-        let twice_area: f64 = (0..polygon.len())
-            .map(|i| {
-                let ([x0, y0], [x1, y1]) = (polygon[i], polygon[(i + 1) % polygon.len()]);
-                x0 * y1 - x1 * y0
-            })
-            .sum();
-        if twice_area.abs() < 1e-9 {
-            return Err(ZoneError::Flat);
-        }
+        check_polygon(&polygon)?;
         Ok(Self {
             name,
             polygon,
@@ -88,21 +72,50 @@ impl Zone {
 
     /// Whether the point is inside (even-odd rule) or on the polygon's edge.
     pub fn holds_point(&self, x: f64, y: f64) -> bool {
-        let mut inside = false;
-        for i in 0..self.polygon.len() {
-            let ([x0, y0], [x1, y1]) =
-                (self.polygon[i], self.polygon[(i + 1) % self.polygon.len()]);
-            let cross = (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0);
-            let within = x >= x0.min(x1) && x <= x0.max(x1) && y >= y0.min(y1) && y <= y0.max(y1);
-            if cross == 0.0 && within {
-                return true;
-            }
-            if (y0 > y) != (y1 > y) && x < (x1 - x0) * (y - y0) / (y1 - y0) + x0 {
-                inside = !inside;
-            }
-        }
-        inside
+        holds_point(&self.polygon, x, y)
     }
+}
+
+/// Whether these corners, in units of the frame, enclose something.
+///
+/// # Errors
+/// Too few corners, one outside the picture, no area.
+pub fn check_polygon(polygon: &[[f64; 2]]) -> Result<(), ZoneError> {
+    if polygon.len() < 3 {
+        return Err(ZoneError::Corners(polygon.len()));
+    }
+    for (index, [x, y]) in polygon.iter().copied().enumerate() {
+        if !((0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y)) {
+            return Err(ZoneError::Corner { index, x, y });
+        }
+    }
+    let twice_area: f64 = (0..polygon.len())
+        .map(|i| {
+            let ([x0, y0], [x1, y1]) = (polygon[i], polygon[(i + 1) % polygon.len()]);
+            x0 * y1 - x1 * y0
+        })
+        .sum();
+    if twice_area.abs() < 1e-9 {
+        return Err(ZoneError::Flat);
+    }
+    Ok(())
+}
+
+/// Whether the point is inside the polygon (even-odd rule) or on its edge.
+pub(crate) fn holds_point(polygon: &[[f64; 2]], x: f64, y: f64) -> bool {
+    let mut inside = false;
+    for i in 0..polygon.len() {
+        let ([x0, y0], [x1, y1]) = (polygon[i], polygon[(i + 1) % polygon.len()]);
+        let cross = (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0);
+        let within = x >= x0.min(x1) && x <= x0.max(x1) && y >= y0.min(y1) && y <= y0.max(y1);
+        if cross == 0.0 && within {
+            return true;
+        }
+        if (y0 > y) != (y1 > y) && x < (x1 - x0) * (y - y0) / (y1 - y0) + x0 {
+            inside = !inside;
+        }
+    }
+    inside
 }
 
 #[cfg(test)]

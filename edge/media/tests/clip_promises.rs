@@ -181,6 +181,21 @@ fn a_clip_that_is_being_written_can_be_read() {
 }
 
 #[test]
+fn a_clip_that_begins_with_its_trigger_can_be_read_within_a_second() {
+    let (camera, bench) = (Camera::new(), Bench::start("cam0", |o| o.gop_s = 10.0));
+    bench.offer(camera.frame(0, at(0)));
+    bench.settle();
+    // The newest picture is all there is, and it is not known yet how long it is shown.
+    bench.lane.request(request(1, at(0), 0, at(1000)));
+    offer_all(&bench, &camera, 1..25);
+    bench.settle();
+    let parts = files(bench.dir.path(), ".mp4.part");
+    assert!(decode(&parts[0], false).len() >= 10);
+    bench.lane.finish(Finish::Stopped, LONG).unwrap();
+    bench.ready();
+}
+
+#[test]
 fn the_end_of_a_range_is_exact_whether_it_is_set_early_or_late() {
     let camera = Camera::new();
     for end in [45, 70, 120] {
@@ -365,6 +380,9 @@ impl Encoder for Gated {
         let _closed = self.1.recv();
         self.0.encode(meta, pixels, packets)
     }
+    fn restart(&mut self) {
+        self.0.restart();
+    }
     fn flush(&mut self, packets: &mut Vec<Packet>) -> Result<(), EncodeError> {
         self.0.flush(packets)
     }
@@ -499,15 +517,42 @@ fn a_new_picture_size_ends_the_clip_there_and_begins_the_next() {
     assert_eq!((clip.short_pre_ms, clip.width), (at(10) as f64 / 1e6, 256));
 }
 
+/// An encoder that refuses some frames.
+struct Refuses(OpenH264, std::ops::Range<u64>);
+
+impl Encoder for Refuses {
+    fn name(&self) -> String {
+        "refuses".into()
+    }
+    fn encode(
+        &mut self,
+        meta: &FrameMeta,
+        pixels: &[u8],
+        packets: &mut Vec<Packet>,
+    ) -> Result<(), EncodeError> {
+        let frame_id = meta.frame_id;
+        match self.1.contains(&frame_id) {
+            true => Err(EncodeError::Skipped { frame_id }),
+            false => self.0.encode(meta, pixels, packets),
+        }
+    }
+    fn restart(&mut self) {
+        self.0.restart();
+    }
+    fn flush(&mut self, packets: &mut Vec<Packet>) -> Result<(), EncodeError> {
+        self.0.flush(packets)
+    }
+}
+
 #[test]
 fn frames_the_encoder_can_not_take_are_a_gap_or_a_reason() {
-    let (camera, rgb) = (Camera::new(), Camera::with(PixelFormat::Rgb, WIDTH, HEIGHT));
-    let bench = Bench::start("cam0", |_| {});
-    for i in 0..30u64 {
-        let bad = (10..14).contains(&i);
-        let c = if bad { &rgb } else { &camera };
-        bench.offer(c.frame(i, at(i)));
-    }
+    let camera = Camera::new();
+    let refuses = |ids| {
+        let encoder = OpenH264::new(EncoderOptions::default());
+        Bench::start_with("cam0", Box::new(Refuses(encoder, ids)), |_| {})
+    };
+    let bench = refuses(10..14);
+    offer_all(&bench, &camera, 0..30);
     bench.lane.request(request(1, at(15), at(10), at(10)));
     let clip = bench.ready();
     assert_eq!(clip.gaps.len(), 1);
@@ -518,12 +563,10 @@ fn frames_the_encoder_can_not_take_are_a_gap_or_a_reason() {
     assert_eq!(decode(&bench.path(&clip), true), shown);
 
     // Nothing but such frames: the clip fails with the encoder's words, without a clock.
-    let bench = Bench::start("cam0", |_| {});
+    let bench = refuses(0..100);
     bench.lane.request(request(1, at(10), at(5), at(5)));
-    for i in 0..100u64 {
-        bench.offer(rgb.frame(i, at(i)));
-    }
-    assert!(reason(bench.result()).contains("Rgb"));
+    offer_all(&bench, &camera, 0..100);
+    assert!(reason(bench.result()).contains("skipped frame"));
 }
 
 #[test]
@@ -653,6 +696,9 @@ impl Encoder for Panics {
     ) -> Result<(), EncodeError> {
         assert!(meta.frame_id < self.1, "a bug in the encoder");
         self.0.encode(meta, pixels, packets)
+    }
+    fn restart(&mut self) {
+        self.0.restart();
     }
     fn flush(&mut self, packets: &mut Vec<Packet>) -> Result<(), EncodeError> {
         self.0.flush(packets)

@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod payload;
 pub mod publisher;
 pub mod topics;
+mod trial;
 pub mod url;
 
 #[cfg(feature = "embedded")]
@@ -32,4 +33,5 @@ pub use payload::{
 };
 pub use publisher::{FinishReport, MqttOptions, Publisher, PublisherError, PublisherHandle};
 pub use topics::{ExtractorStatus, SourceStatus, Topic, TopicError, Topics};
+pub use trial::{Trial, TrialError, trial};
 pub use url::{BrokerUrl, Scheme, UrlError, parse_url};

@@ -16,11 +16,12 @@ pub struct TopicSpec {
 }
 
 /// The topics that exist so far. All are published with QoS 1.
-pub const TOPICS: [TopicSpec; 9] = [
+pub const TOPICS: [TopicSpec; 10] = [
     spec("<p>/<d>/status", true, "online | offline"),
     spec("<p>/<d>/info", true, "info"),
     spec("<p>/<d>/health", true, "health"),
     spec("<p>/<d>/gap", false, "gap"),
+    spec("<p>/<d>/doctor", false, "text"),
     spec(
         "<p>/<d>/source/<source>/status",
         true,
@@ -140,6 +141,11 @@ impl Topics {
         Topic(format!("{}/gap", self.base))
     }
 
+    /// Where `visualpath doctor` tries whether the broker takes a message.
+    pub fn doctor(&self) -> Topic {
+        Topic(format!("{}/doctor", self.base))
+    }
+
     /// Whether a source delivers.
     pub fn source_status(&self, source: &Name) -> Topic {
         Topic(format!("{}/source/{source}/status", self.base))
@@ -235,6 +241,7 @@ mod tests {
             t.info(),
             t.health(),
             t.gap(),
+            t.doctor(),
             t.source_status(&cam),
             t.extractor_status(&cam, &person),
             t.trigger(&path),

@@ -134,7 +134,7 @@ impl WorkerLauncher {
             error,
         };
         let view = plugin.input(&context).map_err(failed)?;
-        let merger = Merger::new(name.clone(), context.zones.clone());
+        let merger = Merger::of(&context);
         let bell = Bell::new().map_err(|e| StepError::NoLauncher {
             extractor: name.clone(),
             error: Arc::new(e.into()),

@@ -77,6 +77,7 @@ impl Worker {
             name: name.clone(),
             config: serde_json::Map::new(),
             zones: Vec::new(),
+            masks: Vec::new(),
             model_dirs: Vec::new(),
         };
         let bell = Bell::new()?;

@@ -75,6 +75,7 @@ impl Costs {
             name: Name::new("bench")?,
             config: serde_json::from_str(config)?,
             zones: Vec::new(),
+            masks: Vec::new(),
             model_dirs: Vec::new(),
         };
         let spec = plugin.input(&cx)?;

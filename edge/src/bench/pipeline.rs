@@ -96,6 +96,7 @@ fn bare_loop(video: &Path) -> anyhow::Result<Run> {
         name: name.clone(),
         config: person(),
         zones: vec![],
+        masks: vec![],
         model_dirs: default_model_dirs(None),
     };
     let view = plugin.input(&cx)?;

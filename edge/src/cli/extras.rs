@@ -1,7 +1,7 @@
 //! `visualpath plugins test` and `visualpath models`.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use visualpath_core::{Name, Outcome};
 use visualpath_frames::Frame;
@@ -119,7 +119,7 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
         {
             SourceEvent::Frame(frame) => {
                 seen += 1;
-                let reply = one_look(&mut loaded.worker, frame)?;
+                let reply = one_look(&mut loaded.worker, frame, None)?;
                 match reply.outcome {
                     Outcome::Observed(held) => {
                         for o in &held.observations {
@@ -163,17 +163,28 @@ fn look(alone: &Alone, mut config: Config) -> Result<(), Failed> {
 /// How long the plugin's process has to end by itself.
 const CHILD_GRACE: Duration = Duration::from_secs(5);
 
-fn one_look(worker: &mut LaneWorker, frame: Frame) -> Result<Reply, Failed> {
+/// One look, wherever the extractor runs; a process that does not answer within `limit` is given up.
+pub(super) fn one_look(
+    worker: &mut LaneWorker,
+    frame: Frame,
+    limit: Option<Duration>,
+) -> Result<Reply, Failed> {
     let job = Job::new(frame);
     match worker {
         LaneWorker::Inline(runner) | LaneWorker::Thread(runner) => Ok(runner.run(&job)),
         LaneWorker::Child(child) => {
             child.dispatch(job);
+            let give_up = limit.map(|l| (Instant::now() + l, l));
             loop {
-                match child.wait(None) {
-                    Some(ChildEvent::Reply(reply)) => return Ok(reply),
-                    Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)) => {
+                let left = give_up.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+                match (child.wait(left), give_up) {
+                    (Some(ChildEvent::Reply(reply)), _) => return Ok(reply),
+                    (Some(ChildEvent::Down(why, _) | ChildEvent::Hold(why, _)), _) => {
                         return Err((Exit::Plugin, why.to_string()));
+                    }
+                    (None, Some((_, limit))) => {
+                        let why = format!("no answer within {} s", limit.as_secs());
+                        return Err((Exit::Plugin, why));
                     }
                     _ => {}
                 }

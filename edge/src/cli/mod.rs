@@ -1,7 +1,11 @@
 //! The command line: verbs, logging, exit codes.
 
 mod check;
+mod devices;
+mod doctor;
 mod extras;
+mod init;
+mod measure;
 mod plugins;
 mod run;
 mod scaffold;
@@ -52,6 +56,50 @@ enum Verb {
         #[arg(long)]
         tests: bool,
         /// Print the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The cameras of this machine: what they can do, who has them open, what to write as `uri`. Exit
+    /// code 4 if there is none.
+    Devices {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try out everything the config asks for (camera, models, broker, disk, clock, sandbox) and say
+    /// what this board holds of it. Exit code 1 if something does not work.
+    Doctor {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Open the sources, but do not watch them: no capacity plan.
+        #[arg(long)]
+        quick: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find a camera and a broker, measure this board with the real model, and write a config that
+    /// it holds, with a snapshot of what was seen.
+    Init {
+        /// The config to write.
+        #[arg(long, value_name = "FILE", default_value = "visualpath.toml")]
+        out: PathBuf,
+        /// Use this source instead of the best camera: a device, a file, any `uri`.
+        #[arg(long, value_name = "URI")]
+        source: Option<String>,
+        /// Use this broker instead of one that is found.
+        #[arg(long, value_name = "URL")]
+        broker: Option<String>,
+        /// How long to measure.
+        #[arg(long, default_value_t = 20.0, value_parser = seconds)]
+        seconds: f64,
+        /// Write over an older config and snapshot.
+        #[arg(long)]
+        force: bool,
+        /// Write without asking; nobody is asked either where standard input is no terminal.
+        #[arg(long)]
+        yes: bool,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -218,6 +266,29 @@ pub fn main() -> Exit {
             };
             check::validate(&config, wanted)
         }
+        Verb::Devices { json } => devices::run(json),
+        Verb::Doctor {
+            config,
+            quick,
+            json,
+        } => doctor::run(&config, quick, json),
+        Verb::Init {
+            out,
+            source,
+            broker,
+            seconds,
+            force,
+            yes,
+            json,
+        } => init::run(&init::Options {
+            out,
+            source,
+            broker,
+            seconds,
+            force,
+            yes,
+            json,
+        }),
         Verb::Config(ConfigVerb::Schema { message }) => check::schema(message.as_deref()),
         Verb::Config(ConfigVerb::Default) => say(config::default_text().trim_end()),
         Verb::Config(ConfigVerb::Show {
@@ -278,6 +349,14 @@ pub fn main() -> Exit {
                 say(&version.to_string())
             }
         }
+    }
+}
+
+/// `--seconds`.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.5..=3600.0).contains(&s) => Ok(s),
+        _ => Err("expected 0.5 to 3600 seconds".to_owned()),
     }
 }
 

@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
-use visualpath_core::{Name, Zone};
+use visualpath_core::{Mask, MaskKind, Name, Zone};
+use visualpath_media::source::Polygon;
 
 use super::Machine;
 use super::model::{
-    Config, DeviceId, DropPolicy, ExtractorConfig, Isolation, PathConfig, SourceConfig,
+    Config, DeviceId, DropPolicy, ExtractorConfig, Isolation, MaskConfig, PathConfig, SourceConfig,
 };
 
 impl Config {
@@ -143,6 +144,27 @@ impl Config {
             .collect()
     }
 
+    /// The masks of a source that somebody has to heed, checked before by [`super::load`]: all but
+    /// those of privacy, of which nobody needs to know.
+    pub fn masks_of(&self, source: &str) -> Vec<Mask> {
+        self.mask
+            .iter()
+            .filter(|(_, mask)| mask.kind != MaskKind::Privacy && mask.is_of(source))
+            .filter_map(|(name, mask)| {
+                Mask::new(name.clone(), mask.kind, mask.polygon.clone()).ok()
+            })
+            .collect()
+    }
+
+    /// What is painted over in every picture of a source: its masks of privacy.
+    pub fn privacy_of(&self, source: &str) -> Vec<Polygon> {
+        self.mask
+            .values()
+            .filter(|mask| mask.kind == MaskKind::Privacy && mask.is_of(source))
+            .map(|mask| mask.polygon.clone())
+            .collect()
+    }
+
     /// Fills in the defaults that depend on the machine or on other keys.
     pub(super) fn resolve(&mut self, machine: &Machine) {
         if self.device.id.is_none() {
@@ -164,6 +186,12 @@ impl Config {
                 extractor.drop = Some(policy);
             }
         }
+    }
+}
+
+impl MaskConfig {
+    fn is_of(&self, source: &str) -> bool {
+        self.source.as_slice().iter().any(|name| *name == *source)
     }
 }
 

@@ -5,19 +5,18 @@
 //! own.
 
 mod rules;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Component;
 
-use visualpath_core::{Name, Zone, ZoneError, nearest};
-use visualpath_media::source::synthetic;
+use visualpath_core::{Name, nearest};
 use visualpath_platform::MAX_DEPENDS;
 
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind, SourceConfig,
-    SourceFormat, TraceLevel,
+    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind, TraceLevel,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
@@ -28,11 +27,12 @@ const AUTO_TIMEOUT_MIN_MS: u64 = 1000;
 /// The fusion that is always there.
 const RULES: &str = "rules";
 
-/// Findings about `config`, read from `tree`.
-pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
+/// Findings about `config`, read from `tree`; `written` is that before watches were replaced.
+pub fn check(config: &Config, tree: &Node, written: &Node, out: &mut Vec<Diagnostic>) {
     let mut check = Check {
         config,
         tree,
+        watched: written.get("watch").is_some(),
         out,
         dangling: BTreeSet::new(),
     };
@@ -42,6 +42,7 @@ pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
     check.sources();
     check.extractors();
     check.zones();
+    check.masks();
     check.paths();
     check.fusions();
     check.mqtt();
@@ -52,6 +53,8 @@ pub fn check(config: &Config, tree: &Node, out: &mut Vec<Diagnostic>) {
 struct Check<'a> {
     config: &'a Config,
     tree: &'a Node,
+    /// Whether there is any `[watch]`; if what it stands for is absent, that was told.
+    watched: bool,
     out: &'a mut Vec<Diagnostic>,
     /// Sections that something refers to by a name they have not; what is unused in them may be
     /// what was meant.
@@ -189,7 +192,8 @@ impl Check<'_> {
             let unknown = names(self.tree, "")
                 .into_iter()
                 .filter(|key| property(schema(), key, None).is_none());
-            if !present && nearest(section, unknown).is_empty() {
+            let made = self.watched && section != "source";
+            if !present && !made && nearest(section, unknown).is_empty() {
                 let what = match section {
                     "fusion" => "fusion with a rule",
                     section => section,
@@ -197,55 +201,6 @@ impl Check<'_> {
                 self.error(section, format!("expected at least one {what}, got none"))
                     .hint = Some(format!("for example:\n{example}"));
             }
-        }
-    }
-
-    fn sources(&mut self) {
-        let config = self.config;
-        for (name, source) in &config.source {
-            let key = |k: &str| format!("source.{name}.{k}");
-            if source.uri.trim().is_empty() {
-                self.error(key("uri"), "expected a file or device, got \"\"");
-                continue;
-            }
-            if let Some(scheme) = unknown_scheme(&source.uri) {
-                self.error(
-                    key("uri"),
-                    format!("`{scheme}` is not a kind of source: expected a file, /dev/…, rtsp://, exec:, camera: or synthetic:"),
-                );
-                continue;
-            }
-            if is_file(&source.uri) {
-                for k in ["width", "height"] {
-                    if self.is_set(&key(k)) {
-                        self.warning(key(k), "has no effect on a file: it has its own size");
-                    }
-                }
-                if source.format != SourceFormat::Auto {
-                    self.warning(
-                        key("format"),
-                        "has no effect on a file: it has its own format",
-                    );
-                }
-            } else if synthetic::Params::is_uri(&source.uri) {
-                self.synthetic(name, source);
-            }
-        }
-    }
-
-    fn synthetic(&mut self, name: &Name, source: &SourceConfig) {
-        let key = |k: &str| format!("source.{name}.{k}");
-        let asked = synthetic::Asked {
-            width: source.width,
-            height: source.height,
-            fps: source.fps,
-        };
-        if let Err(wrong) = synthetic::Params::parse(&source.uri, &asked) {
-            self.error(key("uri"), wrong.to_string());
-        }
-        if source.format != SourceFormat::Auto {
-            self.warning(key("format"), "has no effect on a synthetic source")
-                .hint = Some("write `format=` into its URI".to_owned());
         }
     }
 
@@ -276,7 +231,7 @@ impl Check<'_> {
                 self.error(key("gate"), "expected a condition, got \"\"")
                     .hint = Some("for example \"motion.score > 0.02\"".to_owned());
             }
-            if extractor.gate.is_none() && self.is_set(&key("gate_hold_ms")) {
+            if extractor.gate.is_none() && extractor.gate_hold_ms > 0 {
                 self.warning(key("gate_hold_ms"), "has no effect without `gate`");
             }
             self.drop_policy(name, extractor);
@@ -333,21 +288,6 @@ impl Check<'_> {
                     extractor.hang_ms
                 ),
             );
-        }
-    }
-
-    fn zones(&mut self) {
-        let config = self.config;
-        for (name, zone) in &config.zone {
-            self.refers(&format!("zone.{name}.source"), "source", &zone.source);
-            let key = format!("zone.{name}.polygon");
-            if let Err(fault) = Zone::new(name.clone(), zone.polygon.clone(), zone.anchor) {
-                let key = match &fault {
-                    ZoneError::Corner { index, .. } => format!("{key}[{index}]"),
-                    ZoneError::Corners(_) | ZoneError::Flat => key,
-                };
-                self.error(key, fault.to_string());
-            }
         }
     }
 
@@ -587,29 +527,6 @@ fn chain_ms<'a>(config: &'a Config, name: &'a str, known: &mut BTreeMap<&'a str,
     let sum = own.saturating_add(before);
     known.insert(name, sum);
     sum
-}
-
-/// Whether a source's URI is a path of a file.
-fn is_file(uri: &str) -> bool {
-    let other = [
-        "/dev/",
-        "rtsp://",
-        "rtsps://",
-        "exec:",
-        "camera:",
-        "synthetic:",
-    ];
-    !other.iter().any(|start| uri.starts_with(start))
-}
-
-/// The `scheme://` of a URI that is no source.
-fn unknown_scheme(uri: &str) -> Option<&str> {
-    let (scheme, _) = uri.split_once("://")?;
-    let form = scheme
-        .bytes()
-        .all(|c| c.is_ascii_alphanumeric() || c == b'+')
-        && !scheme.is_empty();
-    (form && is_file(uri)).then(|| &uri[..scheme.len() + 3])
 }
 
 /// Checks the broker's address: the publisher's own reading of it, and no secrets.

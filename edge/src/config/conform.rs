@@ -20,6 +20,11 @@ pub fn conform(root: &mut Node, out: &mut Vec<Diagnostic>) {
     check(root, schema(), "", out);
 }
 
+/// The same of the part that is `key` of the top. Gives whether anything is left of it.
+pub fn conform_part(node: &mut Node, key: &str, out: &mut Vec<Diagnostic>) -> bool {
+    property(schema(), key, None).is_some_and(|part| check(node, part, key, out))
+}
+
 /// Whether `node` is right; a wrong part that can be left out is removed and does not count.
 fn check(node: &mut Node, schema: &'static Json, path: &str, out: &mut Vec<Diagnostic>) -> bool {
     let schema = resolve(schema);

@@ -15,12 +15,14 @@ pub enum Severity {
     Error,
     /// It runs, but perhaps not as meant.
     Warning,
+    /// It runs as asked, which has a consequence to know of.
+    Note,
 }
 
 /// One finding. Its text is `file:line:column: error: key: message; hint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Diagnostic {
-    /// Error or warning.
+    /// Error, warning or note.
     pub severity: Severity,
     /// The file, or `env:NAME` or the command-line argument that set the key.
     pub file: String,
@@ -62,6 +64,14 @@ impl Diagnostic {
         }
     }
 
+    /// A note at `origin`.
+    pub fn note(origin: &Origin, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Note,
+            ..Self::error(origin, key, message)
+        }
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -94,6 +104,7 @@ impl fmt::Display for Diagnostic {
         f.write_str(match self.severity {
             Severity::Error => ": error: ",
             Severity::Warning => ": warning: ",
+            Severity::Note => ": note: ",
         })?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;

@@ -101,7 +101,7 @@ pub fn save_last_good(
         "# The last config that started, kept by visualpath {}; do not edit.\n# From: {:?}\n\n{}",
         env!("CARGO_PKG_VERSION"),
         options.path,
-        show::in_force(&loaded.origins.root),
+        show::in_force(&loaded.origins.written),
     );
     write_whole(&file, text.as_bytes())
         .map(|()| Some(file.clone()))

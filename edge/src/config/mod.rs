@@ -1,8 +1,8 @@
 //! The config: TOML files and overrides in, a checked [`Config`] or every fault out.
 //!
 //! ```text
-//! file, conf.d, env, --source ─▶ tree (each key with its place) ─▶ ${…} ─▶ schema ─▶ Config ─▶ sense
-//!                                  └──────────────── findings: file:line:column: key: … ◀─┴────────┘
+//! file, conf.d, env, --source ─▶ tree (each key with its place) ─▶ ${…} ─▶ [watch] ─▶ schema ─▶ Config ─▶ sense
+//!                                  └──────────────── findings: file:line:column: key: … ◀─┴────┴────────────┘
 //! ```
 //!
 //! The hard idea: faults are found on the tree, which knows places, not by the deserialiser, which
@@ -25,8 +25,10 @@ pub mod model;
 pub mod not_built;
 mod schema;
 mod show;
+mod source;
 mod tree;
 mod values;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -35,10 +37,11 @@ pub use last_good::{LastGoodError, Start, last_good_file, load_or_last_good, sav
 pub use layers::{LoadOptions, find_default};
 pub use machine::Machine;
 pub use model::{
-    Auto, ClipCodec, ClipConfig, Config, DropPolicy, ExpectedTrigger, ExtractorConfig, Fallback,
-    FusionConfig, FusionSettings, FusionWorker, Isolation, MessagePixels, MqttConfig,
-    ObservabilityConfig, OneOrMany, PathConfig, RuleConfig, RuleTest, RulesConfig, SandboxConfig,
-    SinkConfig, SinkKind, SourceConfig, SourceFormat, TraceLevel, Transport, Trust, ZoneConfig,
+    Auto, ClipCodec, ClipConfig, Config, ControlSetting, DropPolicy, ExpectedTrigger,
+    ExtractorConfig, Fallback, FusionConfig, FusionSettings, FusionWorker, Isolation, MaskConfig,
+    MessagePixels, MqttConfig, ObservabilityConfig, OneOrMany, PathConfig, RuleConfig, RuleTest,
+    RulesConfig, SandboxConfig, SinkConfig, SinkKind, SourceConfig, SourceFormat, SourceKind,
+    StreamTransport, TraceLevel, Transport, Trust, WatchConfig, ZoneConfig,
 };
 pub use schema::{KeyInfo, SECTIONS, keys, schema};
 pub use show::{ShownKey, show, show_text};
@@ -80,7 +83,10 @@ impl Loaded {
 /// Where each key was set.
 #[derive(Debug, Clone)]
 pub struct Origins {
+    /// What is in force, without defaults.
     root: Node,
+    /// The same as somebody wrote it: before each `[watch]` became other sections.
+    written: Node,
 }
 
 impl Origins {
@@ -140,12 +146,14 @@ fn load_layers(options: &LoadOptions, layers: layers::Layers) -> Result<Loaded, 
         return Err(vec![other]);
     }
 
+    let written = root.clone();
+    watch::expand(&mut root, &mut found);
     let mut clean = root.clone();
     conform::conform(&mut clean, &mut found);
     let json = clean.to_json();
     match serde_path_to_error::deserialize::<_, Config>(json) {
         Ok(mut config) => {
-            check::check(&config, &root, &mut found);
+            check::check(&config, &root, &written, &mut found);
             not_built::report(&clean, &mut found);
             let mut index = 0;
             found.retain(|d| {
@@ -159,7 +167,7 @@ fn load_layers(options: &LoadOptions, layers: layers::Layers) -> Result<Loaded, 
             }
             Ok(Loaded {
                 config,
-                origins: Origins { root },
+                origins: Origins { root, written },
                 warnings: found,
                 files,
             })

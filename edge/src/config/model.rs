@@ -10,12 +10,14 @@ use std::path::PathBuf;
 pub use super::fusion::{
     ExpectedTrigger, FusionConfig, FusionSettings, FusionWorker, RuleConfig, RuleTest, RulesConfig,
 };
+pub use super::source::{ControlSetting, SourceConfig, SourceFormat, SourceKind, StreamTransport};
 pub use super::values::{DEVICE_PATTERN, DeviceId, NAME_PATTERN, OneOrMany};
 use super::values::{auto_integer, name, name_or_names, named, names};
+pub use super::watch::WatchConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use visualpath_core::Auto;
-use visualpath_core::{Anchor, Name};
+use visualpath_core::{Anchor, MaskKind, Name};
 use visualpath_platform::trace::DEFAULT_MAX_BYTES;
 /// How much is traced.
 pub use visualpath_platform::trace::Level as TraceLevel;
@@ -45,12 +47,20 @@ pub struct Config {
     /// Polygons of a source's picture, by name.
     #[schemars(schema_with = "named::<ZoneConfig>")]
     pub zone: BTreeMap<Name, ZoneConfig>,
+    /// Parts of a source's picture that are not looked at, by name.
+    #[schemars(schema_with = "named::<MaskConfig>")]
+    pub mask: BTreeMap<Name, MaskConfig>,
     /// Which source, extractors and fusion go together, by name.
     #[schemars(schema_with = "named::<PathConfig>")]
     pub path: BTreeMap<Name, PathConfig>,
     /// What makes triggers of observations, by name.
     #[schemars(schema_with = "named::<FusionConfig>")]
     pub fusion: BTreeMap<Name, FusionConfig>,
+    /// What to watch for, in short: each makes extractor, path and rule. Empty once loaded: what
+    /// they make stands in the other sections.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "named::<WatchConfig>")]
+    pub watch: BTreeMap<Name, WatchConfig>,
     /// Clips around triggers.
     pub clip: ClipConfig,
     /// Where triggers are published.
@@ -73,8 +83,10 @@ impl Default for Config {
             source: BTreeMap::new(),
             extractor: BTreeMap::new(),
             zone: BTreeMap::new(),
+            mask: BTreeMap::new(),
             path: BTreeMap::new(),
             fusion: BTreeMap::new(),
+            watch: BTreeMap::new(),
             clip: ClipConfig::default(),
             mqtt: MqttConfig::default(),
             observability: ObservabilityConfig::default(),
@@ -155,75 +167,6 @@ pub struct PythonConfig {
     /// Python for plugins with `isolation = "process"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpreter: Option<PathBuf>,
-}
-
-/// Pixel or stream format asked of a camera.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum SourceFormat {
-    /// The cheapest the camera and the extractors agree on.
-    #[default]
-    Auto,
-    /// Motion JPEG.
-    Mjpeg,
-    /// H.264.
-    H264,
-    /// Planar Y, interleaved UV.
-    Nv12,
-    /// Packed YUV 4:2:2.
-    Yuyv,
-    /// Packed RGB.
-    Rgb,
-    /// Luma only.
-    Grey,
-}
-
-/// One camera or file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// What to read: a video file, `/dev/videoN` or a by-id path, `rtsp://`, `exec:CMD`,
-    /// `camera:0`, `synthetic:`. A relative path is relative to the working directory.
-    #[schemars(extend("examples" = ["video.mp4"]))]
-    pub uri: String,
-    /// Wanted width of a camera's picture; what was negotiated is logged and in status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 16, max = 16384))]
-    pub width: Option<u32>,
-    /// Wanted height of a camera's picture.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 16, max = 16384))]
-    pub height: Option<u32>,
-    /// Wanted frame rate. Of a file: at most this rate; time stamps stay as they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.01, max = 1000.0))]
-    pub fps: Option<f64>,
-    /// Wanted format of a camera.
-    #[serde(default)]
-    pub format: SourceFormat,
-    /// Files: paced by their own time stamps (true) or as fast as everything can follow (false;
-    /// results are then the same on every run).
-    #[serde(default = "yes")]
-    pub realtime: bool,
-    /// Files: begin again at the end; source time goes on.
-    #[serde(default, rename = "loop")]
-    pub repeat: bool,
-}
-
-impl SourceConfig {
-    /// This, with every other key at its default.
-    pub fn new(uri: impl Into<String>) -> Self {
-        Self {
-            uri: uri.into(),
-            width: None,
-            height: None,
-            fps: None,
-            format: SourceFormat::Auto,
-            realtime: yes(),
-            repeat: false,
-        }
-    }
 }
 
 impl ExtractorConfig {
@@ -431,6 +374,23 @@ pub struct ZoneConfig {
     pub anchor: Anchor,
 }
 
+/// One mask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MaskConfig {
+    /// The source whose picture it lies in, or a list of them.
+    #[schemars(schema_with = "name_or_names", extend("examples" = ["cam0"]))]
+    pub source: OneOrMany<Name>,
+    /// Corners in order, at least three, each `[x, y]` as a share (0–1) of the picture.
+    #[schemars(extend("examples" = [[[0.0, 0.0], [1.0, 0.0], [1.0, 0.2], [0.0, 0.2]]]))]
+    pub polygon: Vec<[f64; 2]>,
+    /// `motion`: what moves in it is no motion. `objects`: objects that stand in it (centre of the
+    /// box's lower edge) are not there. `privacy`: it is painted over before anything else gets the
+    /// picture: no plugin, clip, preview or trace has it, and the source's own encoding is not kept.
+    #[schemars(extend("examples" = ["privacy"]))]
+    pub kind: MaskKind,
+}
+
 /// One path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -596,9 +556,6 @@ pub struct OtaConfig {
 
 fn max_bytes() -> u64 {
     DEFAULT_MAX_BYTES
-}
-fn yes() -> bool {
-    true
 }
 fn queue() -> u32 {
     1

@@ -40,20 +40,13 @@ const fn row(key: &'static str, used: Use, severity: Severity, instead: &'static
     }
 }
 
-use Severity::{Error, Warning};
+use Severity::{Error, Note, Warning};
 use Use::{Is, Set, StartsWith};
 
 const NO_EFFECT: &str = "it has no effect";
 
 /// What is missing in this build.
 pub const NOT_BUILT: &[NotBuilt] = &[
-    row(
-        "source.*.uri",
-        StartsWith(&["/dev/", "rtsp://", "rtsps://", "exec:", "camera:"]),
-        Error,
-        "there is: a video file, synthetic:",
-    ),
-    row("clip.codec", Is(&["mjpeg"]), Error, "there is: auto, h264"),
     row(
         "mqtt.url",
         StartsWith(&["mqtts://"]),
@@ -125,6 +118,7 @@ fn judge(node: &Node, path: &str, row: &NotBuilt, out: &mut Vec<Diagnostic>) {
         match row.severity {
             Error => Diagnostic::error(&node.origin, path, message),
             Warning => Diagnostic::warning(&node.origin, path, message),
+            Note => Diagnostic::note(&node.origin, path, message),
         }
         .hint(row.instead),
     );

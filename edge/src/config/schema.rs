@@ -151,15 +151,17 @@ pub fn keys() -> Vec<KeyInfo> {
 }
 
 /// The sections in reading order.
-pub const SECTIONS: [&str; 21] = [
+pub const SECTIONS: [&str; 23] = [
     "",
     "device",
     "isolation",
     "python",
     "source.*",
+    "watch.*",
     "extractor.*",
     "extractor.*.sandbox",
     "zone.*",
+    "mask.*",
     "path.*",
     "fusion.*",
     "fusion.*.sandbox",

@@ -28,8 +28,8 @@ enum Text {
     InForce,
 }
 
-/// The keys in force. Without `expanded`: those that someone set, with `${…}` as written; with it:
-/// defaults too, and `${…}` replaced.
+/// The keys in force. Without `expanded`: those that someone set, with `${…}` and `[watch]` as
+/// written; with it: defaults too, and `${…}` and `[watch]` replaced.
 pub fn show(loaded: &Loaded, expanded: bool) -> Vec<ShownKey> {
     let mut out = Vec::new();
     if expanded {
@@ -41,7 +41,7 @@ pub fn show(loaded: &Loaded, expanded: bool) -> Vec<ShownKey> {
         leaves(&root, &mut Vec::new(), Text::InForce, &mut out);
     } else {
         leaves(
-            &loaded.origins.root,
+            &loaded.origins.written,
             &mut Vec::new(),
             Text::AsWritten,
             &mut out,

@@ -87,7 +87,7 @@ pub fn load(
 fn load_here(planned: &Planned) -> Result<Loaded, StartError> {
     let name = planned.name.clone();
     let (plugin, context) = (Arc::clone(&planned.plugin), planned.context.clone());
-    let merger = Merger::new(name.clone(), context.zones.clone());
+    let merger = Merger::of(&context);
     let factory = Box::new(move || plugin.create(&context));
     let runner = Runner::new(name.clone(), planned.view, merger, factory).map_err(|error| {
         StartError::Plugin {
@@ -132,7 +132,7 @@ fn load_in_child(
         start_timeout: Duration::from_secs_f64(planned.settings.start_timeout_s),
         ..ChildSpec::new(planned.context.clone(), program)
     };
-    let merger = Merger::new(name.clone(), planned.context.zones.clone());
+    let merger = Merger::of(&planned.context);
     let pixels = match (planned.settings.transport, planned.settings.pixels) {
         (config::Transport::Shm, _) => Pixels::Slot,
         (config::Transport::Message, config::MessagePixels::Raw) => Pixels::Raw,
@@ -491,6 +491,7 @@ fn child_fusion(
         name: fusion.clone(),
         config: context.config,
         zones: nursery.config.zones_of(pace.source.as_str()),
+        masks: nursery.config.masks_of(pace.source.as_str()),
         model_dirs: super::plan::model_dirs(nursery.config),
     };
     let spec = ChildSpec {

@@ -8,9 +8,10 @@ use crossbeam_channel::{SendTimeoutError, TrySendError};
 use visualpath_core::ViewSpec;
 use visualpath_frames::{Frame, FramePool, Holder, PoolError};
 use visualpath_media::clip::Offered;
-use visualpath_media::encode::Packet;
+use visualpath_media::encode::{Codec, Packet};
 use visualpath_media::source::{
-    EndInfo, Gap, GapCause, Outage, Source, SourceError, SourceEvent, SourceInfo, StopFlag,
+    Controls, EndInfo, Gap, GapCause, Needs, Outage, Source, SourceError, SourceEvent, SourceInfo,
+    StopFlag,
 };
 use visualpath_platform::{BellSender, Captured};
 
@@ -46,6 +47,18 @@ pub struct CaptureStats {
     pub encoder_busy: AtomicU64,
     /// Frames that came when the encoder had ended.
     pub no_evidence: AtomicU64,
+    /// What the source delivers, for people.
+    format: Mutex<String>,
+    /// It gives nothing for now.
+    pub offline: AtomicBool,
+}
+
+impl CaptureStats {
+    /// What the source delivers.
+    pub fn set_format(&self, description: &str) {
+        let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        description.clone_into(&mut format);
+    }
 }
 
 /// How a source ended.
@@ -61,28 +74,97 @@ pub enum Ended {
     NoPool(PoolError),
 }
 
-/// What pools of a source must have. It may grow while the source runs; capture then goes on with
-/// a new pool from the next frame.
-#[derive(Debug)]
-pub struct PoolPlan {
-    generation: AtomicU64,
-    wanted: Mutex<(usize, Vec<ViewSpec>)>,
+/// What the consumers of a source want of it. It may change while the source runs; capture then
+/// goes on with other pools, and the source in another way, from the next frame.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Wanted {
+    /// Slots of a pool, the driver's own not counted.
+    pub slots: usize,
+    /// The views extractors want.
+    pub views: Vec<ViewSpec>,
+    /// Clips are wanted.
+    pub clips: bool,
+    /// What the source encoded itself may be kept as it is.
+    pub pass_through: PassThrough,
+    /// Camera controls to set.
+    pub controls: Controls,
 }
 
-impl PoolPlan {
-    /// So many slots, with these views.
-    pub fn new(slots: usize, views: Vec<ViewSpec>) -> Self {
-        Self {
-            generation: AtomicU64::new(0),
-            wanted: Mutex::new((slots, views)),
+/// Which packets of a source are kept as evidence just as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PassThrough {
+    /// None: a part of every picture must not be seen.
+    #[default]
+    Never,
+    /// All.
+    Any,
+    /// Those of this codec; another is decoded, and encoded anew.
+    Only(Codec),
+}
+
+impl PassThrough {
+    fn takes(self, codec: Codec) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Any => true,
+            Self::Only(only) => only == codec,
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether the evidence of a source like this is its packets.
+    fn packets(&self, info: &SourceInfo) -> bool {
+        info.encoded
+            .is_some_and(|codec| self.pass_through.takes(codec))
+    }
+
+    /// What a source that delivers `info` has to do.
+    pub fn needs(&self, info: &SourceInfo) -> Needs {
+        let packets = self.clips && self.packets(info);
+        // What is encoded here is encoded at full size.
+        let any_size = packets || !self.clips;
+        Needs {
+            packets,
+            at_least: any_size.then(|| self.largest_view(info)).flatten(),
+            controls: self.controls.clone(),
         }
     }
 
-    /// From the next frame on: so many slots, with these views.
-    pub fn change(&self, slots: usize, views: Vec<ViewSpec>) {
+    /// The smallest picture that no view magnifies; `None` if one wants the picture as it is.
+    fn largest_view(&self, info: &SourceInfo) -> Option<(u32, u32)> {
+        let mut largest = (1, 1);
+        for view in &self.views {
+            view.size?;
+            let (width, height) = view.content(&info.layout);
+            largest = (largest.0.max(width), largest.1.max(height));
+        }
+        Some(largest)
+    }
+}
+
+/// What is wanted now.
+#[derive(Debug)]
+pub struct PoolPlan {
+    generation: AtomicU64,
+    wanted: Mutex<Wanted>,
+}
+
+impl PoolPlan {
+    /// From the first frame on.
+    pub fn new(wanted: Wanted) -> Self {
+        Self {
+            generation: AtomicU64::new(0),
+            wanted: Mutex::new(wanted),
+        }
+    }
+
+    /// From the next frame on.
+    pub fn change(&self, change: impl FnOnce(&mut Wanted)) {
         let mut wanted = self.lock();
-        if *wanted != (slots, views.clone()) {
-            *wanted = (slots, views);
+        let before = wanted.clone();
+        change(&mut wanted);
+        if *wanted != before {
             self.generation.fetch_add(1, Ordering::Release);
         }
     }
@@ -92,7 +174,7 @@ impl PoolPlan {
     }
 
     // Nothing panics while it is held.
-    fn lock(&self) -> MutexGuard<'_, (usize, Vec<ViewSpec>)> {
+    fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,6 +185,8 @@ pub struct Pools {
     plan: Arc<PoolPlan>,
     made: u32,
     generation: u64,
+    /// Evidence is the source's packets, not its frames.
+    packets: bool,
 }
 
 impl Pools {
@@ -112,18 +196,23 @@ impl Pools {
             plan,
             made: 0,
             generation: 0,
+            packets: false,
         }
     }
 
-    /// A pool for frames of this format.
+    /// Tells the source what is wanted of it, and makes a pool for what it then delivers.
     ///
     /// # Errors
     /// If there is no memory for it, or a view can't be laid out.
-    pub fn make(&mut self, info: &SourceInfo) -> Result<FramePool, PoolError> {
+    pub fn make(&mut self, source: &mut dyn Source) -> Result<FramePool, PoolError> {
         self.generation = self.plan.generation();
-        let (slots, views) = self.plan.lock().clone();
+        let wanted = self.plan.lock().clone();
+        self.packets = wanted.packets(source.info());
+        source.adjust(&wanted.needs(source.info()));
+        let info = source.info();
         self.made += 1;
-        build::pool(info, self.made, slots + info.driver_slots, &views)
+        let slots = wanted.slots + info.driver_slots;
+        build::pool(info, self.made, slots, &wanted.views)
     }
 
     fn outdated(&self) -> bool {
@@ -163,7 +252,7 @@ impl Capture {
         let mut encoder = pool.holder("encoder");
         let ended = loop {
             if self.pools.outdated() {
-                match self.pools.make(self.source.info()) {
+                match self.pools.make(&mut *self.source) {
                     Ok(new) => {
                         encoder = new.holder("encoder");
                         pool = new;
@@ -182,13 +271,17 @@ impl Capture {
                     tracing::debug!("the file starts again");
                     self.send(Captured::Wrapped);
                 }
-                Ok(SourceEvent::NewFormat(info)) => match self.pools.make(&info) {
-                    Ok(new) => {
-                        encoder = new.holder("encoder");
-                        pool = new;
+                Ok(SourceEvent::NewFormat(info)) => {
+                    tracing::info!(source = %self.shared.source, "{}", info.description);
+                    self.stats.set_format(&info.description);
+                    match self.pools.make(&mut *self.source) {
+                        Ok(new) => {
+                            encoder = new.holder("encoder");
+                            pool = new;
+                        }
+                        Err(e) => break Ended::NoPool(e),
                     }
-                    Err(e) => break Ended::NoPool(e),
-                },
+                }
                 Ok(SourceEvent::End(info)) => break Ended::End(info),
                 Ok(SourceEvent::Stopped) => break Ended::Stopped,
                 Err(e) => break Ended::Failed(e),
@@ -231,7 +324,32 @@ impl Capture {
     /// Evidence as the device made it.
     fn packet(&self, packet: Packet) {
         if let Some(evidence) = self.shared.evidence() {
-            evidence.offer_packet(packet);
+            // The lane reports a loss as a gap of the clips concerned.
+            self.offered(evidence.offer_packet(packet));
+        }
+    }
+
+    /// Counts what the evidence lane did not take.
+    fn offered(&self, offered: Offered) {
+        match offered {
+            Offered::Taken => {}
+            // The lane reports it as a gap of the clips concerned.
+            Offered::Lost => {
+                self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
+            }
+            Offered::Stopped => {
+                if self.stats.no_evidence.fetch_add(1, Ordering::Relaxed) == 0
+                    && !self.stop.is_set()
+                {
+                    let advice = "see the log; restart visualpath";
+                    self.events.problem(problem(
+                        "no_clips",
+                        "encoder",
+                        "the encoder has ended",
+                        advice,
+                    ));
+                }
+            }
         }
     }
 
@@ -240,6 +358,7 @@ impl Capture {
         let source = &self.shared.source;
         let Outage { detail, advice } = outage;
         tracing::error!(%source, detail, advice, "offline");
+        self.stats.offline.store(true, Ordering::Relaxed);
         self.events.source(source, false);
         self.events
             .problem(problem(OFFLINE, source.as_str(), detail, advice));
@@ -248,6 +367,7 @@ impl Capture {
     fn online(&self) {
         let source = &self.shared.source;
         tracing::info!(%source, "online");
+        self.stats.offline.store(false, Ordering::Relaxed);
         self.events.source(source, true);
         self.events.solved(OFFLINE, source.as_str());
     }
@@ -260,27 +380,8 @@ impl Capture {
         self.stats
             .last_t_ns
             .store(frame.meta().t_ns, Ordering::Relaxed);
-        if let Some(evidence) = self.shared.evidence() {
-            match evidence.offer(frame.lease(encoder)) {
-                Offered::Taken => {}
-                // The lane reports it as a gap of the clips concerned.
-                Offered::Lost => {
-                    self.stats.encoder_busy.fetch_add(1, Ordering::Relaxed);
-                }
-                Offered::Stopped => {
-                    if self.stats.no_evidence.fetch_add(1, Ordering::Relaxed) == 0
-                        && !self.stop.is_set()
-                    {
-                        let advice = "see the log; restart visualpath";
-                        self.events.problem(problem(
-                            "no_clips",
-                            "encoder",
-                            "the encoder has ended",
-                            advice,
-                        ));
-                    }
-                }
-            }
+        if let Some(evidence) = self.shared.evidence().filter(|_| !self.pools.packets) {
+            self.offered(evidence.offer(frame.lease(encoder)));
         }
         if self.realtime {
             match self.to_path.try_send(Captured::Frame(frame)) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, never, select};
 use visualpath_core::{NS_PER_MS, Name, Phase, Trigger};
 use visualpath_media::clip::{ClipResult, ClipState as Cut};
+use visualpath_media::ring::Shortfall;
 use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
     ClipBody, ClipState, Event as Line, ExtractorStatus, SourceStatus, TriggerBody, TriggerPayload,
@@ -190,6 +191,7 @@ impl Events {
             }
             if looked.elapsed() >= CLOCK {
                 self.follow_clock();
+                self.look_at_rings();
                 self.look_at_sinks();
                 looked = Instant::now();
             }
@@ -203,6 +205,42 @@ impl Events {
         for line in lines.iter().filter_map(Weak::upgrade) {
             if line.wall.follow() {
                 tracing::warn!(source = %line.source, "the machine's clock was set; wall times follow");
+            }
+        }
+    }
+
+    /// A ring that can't hold the longest pre-roll at the bit rate there is.
+    fn look_at_rings(&mut self) {
+        const CODE: &str = "ring_short";
+        let lines: Vec<Arc<LineShared>> = {
+            let walls = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
+            walls.iter().filter_map(Weak::upgrade).collect()
+        };
+        for line in lines {
+            let subject = line.source.as_str();
+            let known = |p: &Problem| p.code == CODE && p.subject == subject;
+            match (line.ring_shortfall(), self.problems.iter().any(known)) {
+                (Some(short), false) => {
+                    let Shortfall {
+                        asked_ms,
+                        holds_ms,
+                        bytes_per_s,
+                        needs_bytes,
+                    } = short;
+                    let detail = format!(
+                        "rules want {asked_ms} ms before their event, the ring holds {holds_ms} ms at {bytes_per_s} bytes a second"
+                    );
+                    let advice = format!("set clip.ring_bytes = {needs_bytes}, or a shorter pre_s");
+                    tracing::warn!(
+                        source = subject,
+                        detail,
+                        advice,
+                        "clips will begin too late"
+                    );
+                    self.problem(problem(CODE, subject, &detail, &advice));
+                }
+                (None, true) => self.solved(CODE, subject),
+                _ => {}
             }
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use visualpath_core::{Clock, Name, Trigger};
 use visualpath_media::clip::{ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions};
-use visualpath_media::encode::Bitrate;
+use visualpath_media::encode::{Bitrate, EncoderKind};
 
 use super::StartError;
 use super::build::Pace;
-use crate::config::Config;
+use crate::config::{ClipCodec, Config};
 
 /// Frames that may wait for the encoder.
 pub const QUEUE: usize = 4;
@@ -44,6 +44,10 @@ pub fn start(
         Some(bits) => Bitrate::BitsPerS(u32::try_from(bits).unwrap_or(u32::MAX)),
     };
     options.fps = pace.fps.unwrap_or(options.fps);
+    options.codec = match config.clip.codec {
+        ClipCodec::Auto | ClipCodec::H264 => EncoderKind::H264,
+        ClipCodec::Mjpeg => EncoderKind::Mjpeg,
+    };
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {

@@ -8,7 +8,7 @@
 //! or dying source does not touch the rest.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,21 +17,25 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
 use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
-use visualpath_media::source::{self, SourceInfo, SourceOptions, Start};
+use visualpath_media::encode::Codec;
+use visualpath_media::ring::Shortfall;
+use visualpath_media::source::{
+    self, RtspOptions, RtspTransport, SourceInfo, SourceOptions, Start,
+};
 use visualpath_platform::trace::{FlowTrace, ObservabilityHub};
 use visualpath_platform::{
     Bell, BellSender, Captured, Flow, FlowChange, FlowSpec, FlowStats, Leaving,
 };
 
 use super::build::{Nursery, Pace};
-use super::capture::{Capture, CaptureStats, Ended, PoolPlan, Pools};
+use super::capture::{Capture, CaptureStats, Ended, PassThrough, PoolPlan, Pools, Wanted};
 use super::plan::LinePlan;
 use super::shape::{PathFacts, Reshape, Shape};
 use super::sink::{LineSink, ToEvents};
 use super::stop::Stopping;
 use super::wall::WallClock;
 use super::{BETWEEN, PENDING, StartError, evidence, spawn};
-use crate::config::{Config, SourceConfig};
+use crate::config::{ClipCodec, Config, SourceConfig, StreamTransport};
 
 /// What the threads of a line and the events thread know of it.
 pub struct LineShared {
@@ -40,6 +44,8 @@ pub struct LineShared {
     /// Its wall times.
     pub wall: WallClock,
     evidence: OnceLock<EvidenceLane>,
+    /// The longest time that a clip may begin before its rule fires, nanoseconds.
+    pre_roll_ns: AtomicI64,
     paths: RwLock<HashMap<Name, PathFacts>>,
 }
 
@@ -50,6 +56,7 @@ impl LineShared {
             source,
             wall,
             evidence: OnceLock::new(),
+            pre_roll_ns: AtomicI64::new(0),
             paths: RwLock::default(),
         }
     }
@@ -57,6 +64,18 @@ impl LineShared {
     /// Cuts clips, once any rule wants some.
     pub fn evidence(&self) -> Option<&EvidenceLane> {
         self.evidence.get()
+    }
+
+    /// By how much the ring can't hold the longest pre-roll; `None` if it can, or that is not known.
+    pub fn ring_shortfall(&self) -> Option<Shortfall> {
+        let ring = self.evidence()?.stats().ring;
+        ring.shortfall(self.pre_roll_ns.load(Ordering::Relaxed))
+    }
+
+    fn set_pre_roll(&self, longest_s: f64) {
+        #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+        let ns = (longest_s * 1e9) as i64;
+        self.pre_roll_ns.store(ns, Ordering::Relaxed);
     }
 
     /// The models a path's extractors use.
@@ -126,6 +145,8 @@ pub struct Line {
     pub shared: Arc<LineShared>,
     /// Its source's settings.
     pub settings: SourceConfig,
+    /// How its source was opened.
+    options: SourceOptions,
     /// Its lanes and paths.
     pub shape: Shape,
     /// Its source as lanes see it.
@@ -178,15 +199,8 @@ impl LineMaker {
     ) -> Result<Ready, StartError> {
         let source_name = plan.source.clone();
         let settings = plan.settings.clone();
-        let options = SourceOptions {
-            realtime: settings.realtime,
-            loop_: settings.repeat,
-            width: settings.width,
-            height: settings.height,
-            fps: settings.fps,
-            ..SourceOptions::new(source_name.clone(), settings.uri.clone())
-        };
-        let source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
+        let options = source_options(config, &source_name, &settings)?;
+        let mut source = source::open(&options, Arc::clone(&self.clock)).map_err(|error| {
             StartError::Source {
                 source_name: source_name.clone(),
                 error,
@@ -194,6 +208,7 @@ impl LineMaker {
         })?;
         let pace = pace(&source_name, &settings, source.info());
         let (slots, wants_clips) = (plan.slots(), plan.wants_clips());
+        let longest_pre_s = plan.longest_pre_s();
         let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;
         let nursery = Nursery {
             config,
@@ -207,6 +222,7 @@ impl LineMaker {
             self.wall(before, settings.realtime),
         ));
         shared.set_paths(reshape.paths);
+        shared.set_pre_roll(longest_pre_s);
         if wants_clips {
             self.start_evidence(config, &shared, &pace)?;
         }
@@ -236,15 +252,22 @@ impl LineMaker {
             },
         )
         .map_err(|e| StartError::Thread(e.to_string()))?;
-        let pool_plan = Arc::new(PoolPlan::new(slots, views));
+        let pool_plan = Arc::new(PoolPlan::new(Wanted {
+            slots,
+            views,
+            clips: wants_clips,
+            pass_through: pass_through(config, &options),
+            controls: options.controls.clone(),
+        }));
         let mut pools = Pools::new(Arc::clone(&pool_plan));
-        let pool = pools.make(source.info()).map_err(|e| StartError::Pool {
+        let pool = pools.make(&mut *source).map_err(|e| StartError::Pool {
             source_name: source_name.clone(),
             error: Box::new(e),
         })?;
         tracing::info!(source = %source_name, slots, bytes = pool.layout().total_bytes(), "frame pool");
         let (to_path, captured) = bell.channel(BETWEEN);
         let capture_stats = Arc::new(CaptureStats::default());
+        capture_stats.set_format(&source.info().description);
         let stats = LineStats {
             source: source_name,
             capture: Arc::clone(&capture_stats),
@@ -263,6 +286,7 @@ impl LineMaker {
         let line = Line {
             shared,
             settings,
+            options,
             shape: reshape.shape,
             pace,
             stats,
@@ -349,6 +373,53 @@ fn whole(
     (lanes, paths)
 }
 
+/// How a source is opened.
+///
+/// # Errors
+/// If its password can't be read.
+pub fn source_options(
+    config: &Config,
+    name: &Name,
+    settings: &SourceConfig,
+) -> Result<SourceOptions, StartError> {
+    let password = settings.password().map_err(|e| {
+        let file = settings.password_file.clone().unwrap_or_default();
+        let why = format!("`{}` can't be read: {e}", file.display());
+        StartError::config(&format!("source.{name}.password_file"), &why)
+    })?;
+    Ok(SourceOptions {
+        realtime: settings.realtime,
+        loop_: settings.repeat,
+        width: settings.width,
+        height: settings.height,
+        fps: settings.fps,
+        format: settings.wanted_format(),
+        controls: settings.wanted_controls(),
+        privacy: config.privacy_of(name.as_str()),
+        rtsp: RtspOptions {
+            transport: match settings.transport {
+                None | Some(StreamTransport::Tcp) => RtspTransport::Tcp,
+                Some(StreamTransport::Udp) => RtspTransport::Udp,
+            },
+            username: settings.username.clone(),
+            password,
+        },
+        ..SourceOptions::new(name.clone(), settings.uri.clone())
+    })
+}
+
+/// What of a source may be kept as it was encoded.
+fn pass_through(config: &Config, options: &SourceOptions) -> PassThrough {
+    if !options.privacy.is_empty() {
+        return PassThrough::Never;
+    }
+    match config.clip.codec {
+        ClipCodec::Auto => PassThrough::Any,
+        ClipCodec::H264 => PassThrough::Only(Codec::H264),
+        ClipCodec::Mjpeg => PassThrough::Only(Codec::Mjpeg),
+    }
+}
+
 fn pace(source: &Name, settings: &SourceConfig, info: &SourceInfo) -> Pace {
     let fps = match (settings.fps, info.nominal_fps) {
         (Some(asked), Some(nominal)) => Some(asked.min(nominal)),
@@ -433,14 +504,43 @@ impl Line {
         }
     }
 
+    /// Whether its source can go on under these settings: all that differs, if anything, are
+    /// controls, which are set while it runs.
+    ///
+    /// # Errors
+    /// If a file that belongs to the settings can't be read.
+    pub fn serves(&self, config: &Config, settings: &SourceConfig) -> Result<bool, StartError> {
+        let new = source_options(config, &self.shared.source, settings)?;
+        let controls = self.options.controls.clone();
+        Ok(SourceOptions { controls, ..new } == self.options)
+    }
+
+    /// Takes over the settings of a source that goes on. True if controls were changed.
+    pub fn set_controls(&mut self, settings: &SourceConfig) -> bool {
+        let controls = settings.wanted_controls();
+        let changed = controls != self.options.controls;
+        self.pool_plan
+            .change(|wanted| wanted.controls.clone_from(&controls));
+        self.options.controls = controls;
+        self.settings = settings.clone();
+        changed
+    }
+
     /// Wakes its path thread.
     pub fn bell(&self) -> &Bell {
         &self.bell
     }
 
     /// Goes on with other lanes and paths from the next frame on.
-    pub fn reshape(&mut self, reshape: Reshape, slots: usize) {
-        self.pool_plan.change(slots, reshape.shape.views());
+    pub fn reshape(&mut self, reshape: Reshape, slots: usize, longest_pre_s: f64) {
+        self.shared.set_pre_roll(longest_pre_s);
+        let views = reshape.shape.views();
+        let clips = self.shared.evidence().is_some();
+        self.pool_plan.change(|wanted| {
+            wanted.slots = slots;
+            wanted.views = views;
+            wanted.clips = clips;
+        });
         self.shared.set_paths(reshape.paths);
         let (in_force, done) = bounded(0);
         let change = FlowChange {

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use visualpath_core::{
-    ExtractorPlugin, ExtractorSignals, Fusion, FusionContext, Name, PluginContext, PluginError,
-    ViewSpec, Zone,
+    ExtractorPlugin, ExtractorSignals, Fusion, FusionContext, Mask, Name, PluginContext,
+    PluginError, ViewSpec, Zone,
 };
+use visualpath_media::source::Polygon;
 use visualpath_platform::discovery::allowed;
 use visualpath_platform::rules::{Gate, Rules};
 use visualpath_platform::{Found, Isolation, MAX_EXTRACTORS, Registry};
@@ -29,6 +31,8 @@ pub struct LinePlan {
     pub source: Name,
     /// Its settings.
     pub settings: SourceConfig,
+    /// What is painted over in every picture of it.
+    pub privacy: Vec<Polygon>,
     /// The extractors its paths need, each after those it needs itself.
     pub extractors: Vec<Planned>,
     /// Its paths.
@@ -93,6 +97,14 @@ impl LinePlan {
         self.paths.iter().any(|p| p.wants_clips)
     }
 
+    /// The longest time that a clip may begin before its rule fires, seconds.
+    pub fn longest_pre_s(&self) -> f64 {
+        let rules = self.paths.iter().filter_map(|p| p.fusion_settings.rules());
+        let rules = rules.flat_map(|r| &r.rule).filter(|r| r.clip);
+        let each = rules.map(|r| r.pre_s + Duration::from_millis(r.for_ms).as_secs_f64());
+        each.fold(0.0, f64::max)
+    }
+
     /// How many slots its pool needs so that nobody waits for another: the one being filled, what
     /// lies between capture and the path thread, per worker one in flight and its queue, what the
     /// encoder may hold, and two.
@@ -128,20 +140,28 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
         if config.paths_of(source).next().is_none() {
             continue;
         }
-        let zones = config.zones_of(source.as_str());
-        let extractors = extractors(config, registry, source, &zones, &mut wrong)?;
+        let areas = Areas::of(config, source);
+        let extractors = extractors(config, registry, source, &areas, &mut wrong)?;
         if extractors.len() > MAX_EXTRACTORS {
             wrong.push((format!("source.{source}"), super::shape::too_many(source)));
         }
         // Rules can't be judged by extractors that are wrong themselves.
         let paths = if wrong.is_empty() {
-            paths(config, registry, source, &extractors, &zones, &mut wrong)?
+            paths(
+                config,
+                registry,
+                source,
+                &extractors,
+                &areas.zones,
+                &mut wrong,
+            )?
         } else {
             Vec::new()
         };
         lines.push(LinePlan {
             source: source.clone(),
             settings: settings.clone(),
+            privacy: config.privacy_of(source.as_str()),
             extractors,
             paths,
         });
@@ -175,14 +195,28 @@ pub fn alone(
     plugins::discover(registry, config);
     let missing = || StartError::config(&format!("extractor.{name}"), "there is no such extractor");
     let settings = config.extractor.get(name).ok_or_else(missing)?;
-    let zones = config.zones_of(source.as_str());
-    extractor(config, registry, name, settings, &zones)?
+    extractor(config, registry, name, settings, &Areas::of(config, source))?
         .map_err(|fault| StartError::Config(vec![fault]))
 }
 
 /// Where models are looked up.
 pub fn model_dirs(config: &Config) -> Vec<PathBuf> {
     visualpath_onnx::default_model_dirs(Some(&config.device.state_dir))
+}
+
+/// The parts of a source's picture that have a name.
+struct Areas {
+    zones: Vec<Zone>,
+    masks: Vec<Mask>,
+}
+
+impl Areas {
+    fn of(config: &Config, source: &Name) -> Self {
+        Self {
+            zones: config.zones_of(source.as_str()),
+            masks: config.masks_of(source.as_str()),
+        }
+    }
 }
 
 /// A key that is wrong, and what is wrong with it.
@@ -194,7 +228,7 @@ fn extractors(
     config: &Config,
     registry: &Registry,
     source: &Name,
-    zones: &[Zone],
+    areas: &Areas,
     wrong: &mut Wrong,
 ) -> Result<Vec<Planned>, StartError> {
     let mut extractors: Vec<Planned> = Vec::new();
@@ -202,7 +236,7 @@ fn extractors(
         let Some((name, settings)) = config.extractor.get_key_value(name) else {
             continue;
         };
-        match extractor(config, registry, name, settings, zones)? {
+        match extractor(config, registry, name, settings, areas)? {
             Err(fault) => wrong.push(fault),
             Ok(mut planned) => {
                 let at = |dep: &Name| extractors.iter().position(|e| e.name == *dep);
@@ -216,7 +250,10 @@ fn extractors(
             }
         }
     }
-    let known: Vec<ExtractorSignals> = extractors.iter().map(|e| e.declared(zones)).collect();
+    let known: Vec<ExtractorSignals> = extractors
+        .iter()
+        .map(|e| e.declared(&areas.zones))
+        .collect();
     for planned in &mut extractors {
         let Some(text) = &planned.settings.gate else {
             continue;
@@ -235,7 +272,7 @@ fn extractor(
     registry: &Registry,
     name: &Name,
     settings: &ExtractorConfig,
-    zones: &[Zone],
+    areas: &Areas,
 ) -> Result<Result<Planned, (String, String)>, StartError> {
     let fault = |key: &str, message: String| Ok(Err((format!("extractor.{name}.{key}"), message)));
     let found = match registry.find_extractor(&settings.plugin, settings.venv.as_deref()) {
@@ -245,7 +282,8 @@ fn extractor(
     let context = PluginContext {
         name: name.clone(),
         config: settings.config.clone(),
-        zones: zones.to_vec(),
+        zones: areas.zones.clone(),
+        masks: areas.masks.clone(),
         model_dirs: model_dirs(config),
     };
     let recommended = match &found {

@@ -20,7 +20,7 @@ use super::build::Nursery;
 use super::line::Ready;
 use super::shape::Reshape;
 use super::{Handle, Running, StartError, info_message, plan, problem};
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, SourceConfig};
 
 /// What became of a reload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Reloaded {
     pub started: Vec<Name>,
     /// Sources that were stopped for good.
     pub stopped: Vec<Name>,
+    /// Sources whose camera controls changed.
+    pub controls: Vec<Name>,
     /// Extractors that were made, as `source/extractor`.
     pub extractors: Vec<String>,
     /// Paths that changed between two frames, as `source/path`.
@@ -147,7 +149,9 @@ impl Handle {
 enum Step {
     Start(Box<Ready>),
     Replace(usize, Box<Ready>),
-    Reshape(usize, Box<Reshape>, usize),
+    /// The source goes on; its controls may differ.
+    Go(usize, Box<SourceConfig>),
+    Reshape(usize, Box<Reshape>, usize, f64),
 }
 
 impl Running {
@@ -251,12 +255,14 @@ impl Running {
                 continue;
             };
             let running = &self.lines[index];
-            if running.settings != line.settings {
+            if !running.serves(new, &line.settings)? {
                 let ready = self.maker.prepare(new, line, Some(running))?;
                 steps.push(Step::Replace(index, Box::new(ready)));
                 continue;
             }
             let (slots, clips) = (line.slots(), line.wants_clips());
+            let longest_pre_s = line.longest_pre_s();
+            let settings = line.settings.clone();
             let nursery = Nursery {
                 config: new,
                 bell: running.bell(),
@@ -267,9 +273,10 @@ impl Running {
                 self.maker
                     .start_evidence(new, &running.shared, &running.pace)?;
             }
+            steps.push(Step::Go(index, Box::new(settings)));
             if !reshape.is_empty() {
                 let reshape = Box::new(reshape);
-                steps.push(Step::Reshape(index, reshape, slots));
+                steps.push(Step::Reshape(index, reshape, slots, longest_pre_s));
             }
         }
         Ok(steps)
@@ -302,6 +309,12 @@ impl Running {
 
     fn apply(&mut self, step: Step, reloaded: &mut Reloaded) -> Result<(), StartError> {
         match step {
+            Step::Go(index, settings) => {
+                let line = &mut self.lines[index];
+                if line.set_controls(&settings) {
+                    reloaded.controls.push(line.shared.source.clone());
+                }
+            }
             Step::Start(ready) => {
                 self.announce(&ready);
                 reloaded.started.push(ready.source().clone());
@@ -325,7 +338,7 @@ impl Running {
                 self.part_with(old);
                 self.say_running(&announce.0, &announce.1);
             }
-            Step::Reshape(index, reshape, slots) => {
+            Step::Reshape(index, reshape, slots, longest_pre_s) => {
                 let line = &mut self.lines[index];
                 let source = line.shared.source.clone();
                 let old: Vec<Name> = line.shape.extractors().cloned().collect();
@@ -343,7 +356,7 @@ impl Running {
                         .extractor_status(&source, extractor, ExtractorStatus::Running);
                 }
                 let line = &mut self.lines[index];
-                line.reshape(*reshape, slots);
+                line.reshape(*reshape, slots, longest_pre_s);
                 let new: Vec<Name> = line.shape.extractors().cloned().collect();
                 for gone in old.iter().filter(|e| !new.contains(e)) {
                     self.forget(&source, gone);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use visualpath_core::{ModelUse, Name, ViewSpec, Zone};
+use visualpath_core::{Mask, ModelUse, Name, ViewSpec, Zone};
 use visualpath_platform::{FlowChange, MAX_EXTRACTORS};
 
 use super::StartError;
@@ -32,6 +32,7 @@ pub struct LaneKey {
     /// The view its plugin declares.
     view: ViewSpec,
     zones: Vec<Zone>,
+    masks: Vec<Mask>,
     /// The lanes it waits for.
     needs: Vec<usize>,
 }
@@ -255,6 +256,7 @@ fn lane_key(planned: &Planned, slots: &[usize]) -> LaneKey {
         runs: planned.runs.clone(),
         view: planned.view,
         zones: planned.context.zones.clone(),
+        masks: planned.context.masks.clone(),
         needs: planned.needs.iter().map(|i| slots[*i]).collect(),
     }
 }

@@ -97,6 +97,9 @@ fn source(line: &LineStats, sum: &mut SourceSummary) {
     for (reason, n) in [
         ("pool_exhausted", &capture.pool_exhausted),
         ("undecodable", &capture.undecodable),
+        ("driver_error", &capture.driver_error),
+        ("missed", &capture.missed),
+        ("disconnected", &capture.disconnected),
         ("path_busy", &capture.path_busy),
     ] {
         add(&mut sum.dropped, reason, read(n));

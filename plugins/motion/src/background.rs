@@ -14,6 +14,8 @@
 //! "A new motion detection algorithm based on Σ-Δ background estimation", 2007), with weights
 //! instead of steps; 7 fraction bits, so that a level fits 16 bits with its sign.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 
 /// Fraction bits of mean and deviation.
@@ -48,8 +50,12 @@ pub(crate) struct Background {
     /// What a changed pixel looks like, and for how many absorbing steps.
     candidate: Vec<u8>,
     stood: Vec<u8>,
-    /// Mean deviation of the whole picture: the camera's noise, 1/128 levels.
+    /// Mean deviation of what is looked at: the camera's noise, 1/128 levels.
     noise: i16,
+    /// 1 for pixels that are looked at; empty if all are. The others are the same in every picture.
+    counts: Arc<[u8]>,
+    /// How many are looked at.
+    area: usize,
     began_ns: Option<i64>,
     learned_ns: i64,
     absorbed_ns: i64,
@@ -57,7 +63,13 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    pub(crate) fn new(config: Config, pixels: usize) -> Self {
+    /// For pictures of `pixels`, of which those are looked at where `counts` is 1; all if it is empty.
+    pub(crate) fn new(config: Config, pixels: usize, counts: &Arc<[u8]>) -> Self {
+        let area = if counts.is_empty() {
+            pixels
+        } else {
+            ones(counts)
+        };
         Self {
             config,
             mean: vec![0; pixels],
@@ -68,6 +80,8 @@ impl Background {
             candidate: vec![0; pixels],
             stood: vec![0; pixels],
             noise: FIRST_DEVIATION * ONE,
+            counts: Arc::clone(counts),
+            area,
             began_ns: None,
             learned_ns: 0,
             absorbed_ns: 0,
@@ -112,6 +126,9 @@ impl Background {
         if self.began_ns.is_none() {
             self.began_ns = Some(t_ns);
             self.deviation.fill(FIRST_DEVIATION * ONE);
+            for (deviation, counts) in self.deviation.iter_mut().zip(&*self.counts) {
+                *deviation *= i16::from(*counts);
+            }
             self.adopt(picture);
             self.steps = 1;
         } else {
@@ -213,7 +230,7 @@ impl Background {
                 i64::from(sum)
             })
             .sum();
-        let pixels = i64::try_from(self.deviation.len().max(1)).unwrap_or(i64::MAX);
+        let pixels = i64::try_from(self.area.max(1)).unwrap_or(i64::MAX);
         self.noise = i16::try_from(sum / pixels).unwrap_or(MOST_NOISE * ONE);
     }
 
@@ -276,7 +293,7 @@ mod tests {
 
     /// A background that has learned even pictures of `level`.
     fn learned(level: u8) -> Background {
-        let mut b = Background::new(config(), 64);
+        let mut b = Background::new(config(), 64, &Arc::default());
         for i in 0..=20 {
             b.begin(&[level; 64], i * S / 10);
         }
@@ -356,7 +373,7 @@ mod tests {
 
     #[test]
     fn times_and_values_of_any_kind_do_not_overflow() {
-        let mut b = Background::new(config(), 64);
+        let mut b = Background::new(config(), 64, &Arc::default());
         for (x, t) in [
             (0, i64::MIN),
             (255, i64::MAX),

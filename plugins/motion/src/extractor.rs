@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use visualpath_core::{
-    ExtractError, Extractor, FrameView, Name, Object, Observation, PixelFormat, Signals, Zone,
+    ExtractError, Extractor, FrameView, Mask, Name, Object, Observation, PixelFormat, Signals, Zone,
 };
 
 use crate::background::{Background, ones};
 use crate::cells::{Cells, Region};
 use crate::config::Config;
 use crate::light;
+use crate::masked::Looked;
 use crate::shadow::Shadow;
 use crate::smooth::smooth;
 use crate::zones::ZoneMask;
@@ -21,6 +22,7 @@ const MAX_OBJECTS: usize = 64;
 pub(crate) struct MotionExtractor {
     name: Name,
     config: Config,
+    looked: Looked,
     background: Background,
     shadow: Shadow,
     cells: Cells,
@@ -47,7 +49,7 @@ enum Seen {
 }
 
 impl MotionExtractor {
-    pub(crate) fn new(name: Name, config: Config, zones: &[Zone]) -> Self {
+    pub(crate) fn new(name: Name, config: Config, zones: &[Zone], masks: &[Mask]) -> Self {
         let (w, h) = (config.width as usize, config.height as usize);
         let pixels = w * h;
         #[expect(
@@ -57,20 +59,22 @@ impl MotionExtractor {
             reason = "a share of the pixels"
         )]
         let least = (config.min_area * pixels as f64).ceil() as usize;
+        let looked = Looked::new(masks, config.width, config.height);
         Self {
             name,
-            background: Background::new(config, pixels),
+            background: Background::new(config, pixels, looked.mask()),
             shadow: Shadow::new(w),
             cells: Cells::new(w, h, least),
             zones: zones
                 .iter()
-                .map(|z| ZoneMask::new(z, config.width, config.height))
+                .map(|z| ZoneMask::new(z, config.width, config.height, looked.mask()))
                 .collect(),
             signals: SignalNames {
                 score: "score".into(),
                 count: "count".into(),
                 light_switch: "light_switch".into(),
             },
+            looked,
             config,
             picture: vec![0; pixels],
             row: vec![0; w],
@@ -104,7 +108,10 @@ impl MotionExtractor {
     /// Compares and learns; what moves is then in `moving` and in the list given back.
     fn look(&mut self, luma: &[u8], t_ns: i64) -> (Seen, &[Region]) {
         let width = self.config.width as usize;
+        let area = self.looked.area();
+        let luma = self.looked.of(luma);
         smooth(luma, width, &mut self.row, &mut self.picture);
+        self.looked.even(&mut self.picture);
         let (picture, background) = (&self.picture, &mut self.background);
         if background.is_learning(t_ns) {
             background.begin(picture, t_ns);
@@ -117,7 +124,7 @@ impl MotionExtractor {
             return (Seen::Compared, &[]);
         }
         let (level, noise) = (background.level(), background.noise());
-        if light::is_switch(picture, level, &self.changed, width, noise) {
+        if light::is_switch(picture, level, &self.changed, width, area, noise) {
             background.adopt(picture);
             self.moving.fill(0);
             return (Seen::LightSwitch, &[]);
@@ -168,7 +175,10 @@ impl Extractor for MotionExtractor {
                 &names.light_switch,
                 f64::from(u8::from(matches!(seen, Seen::LightSwitch))),
             ),
-            (&names.score, to_f64(ones(moving)) / to_f64(moving.len())),
+            (
+                &names.score,
+                to_f64(ones(moving)) / to_f64(self.looked.area().max(1)),
+            ),
         ];
         let zones = self.zones.iter().map(|z| {
             let share = if count == 0 { 0.0 } else { z.share(moving) };

@@ -20,19 +20,21 @@ const SIDE: usize = 8;
 const LIKE: f64 = 0.7;
 
 /// Whether what has changed between background and picture is the light. `noise` as in
-/// [`crate::shadow::Shadow::mark_hard`].
+/// [`crate::shadow::Shadow::mark_hard`]; `area` is how many pixels are looked at, the others never
+/// change.
 pub(crate) fn is_switch(
     picture: &[u8],
     background: &[u8],
     changed: &[u8],
     width: usize,
+    area: usize,
     noise: f64,
 ) -> bool {
-    let pixels = share(ones(changed), picture.len());
+    let pixels = share(ones(changed), area);
     if pixels < LEAST_CHANGED {
         return false;
     }
-    if pixels >= ONE_WAY && one_way(picture, background, changed) >= ONE_WAY {
+    if pixels >= ONE_WAY && one_way(picture, background, changed, area) >= ONE_WAY {
         return true;
     }
     // A block's variance by noise alone; texture must stand out of it.
@@ -65,11 +67,11 @@ pub(crate) fn is_switch(
 }
 
 /// The larger of the shares of pixels that have got brighter and darker.
-fn one_way(picture: &[u8], background: &[u8], changed: &[u8]) -> f64 {
+fn one_way(picture: &[u8], background: &[u8], changed: &[u8], area: usize) -> f64 {
     let pairs = picture.iter().zip(background).zip(changed);
     let brighter = pairs.filter(|((p, b), c)| **c != 0 && p > b).count();
     let darker = ones(changed) - brighter;
-    share(brighter.max(darker), picture.len())
+    share(brighter.max(darker), area)
 }
 
 /// Sums over the pixels of a block; 64 of them stay far below 2^31.

@@ -44,7 +44,7 @@ impl ExtractorPlugin for MotionPlugin {
 
     fn create(&self, cx: &PluginContext) -> Result<Box<dyn Extractor>, PluginError> {
         let config = Config::parse(&cx.config)?;
-        let extractor = MotionExtractor::new(cx.name.clone(), config, &cx.zones);
+        let extractor = MotionExtractor::new(cx.name.clone(), config, &cx.zones, &cx.masks);
         Ok(Box::new(extractor))
     }
 }

@@ -21,7 +21,10 @@ pub(crate) struct ZoneMask {
 impl ZoneMask {
     /// A pixel belongs to the zone if its centre does; a zone between the centres has the one
     /// nearest to its first corner.
-    pub(crate) fn new(zone: &Zone, width: u32, height: u32) -> Self {
+    ///
+    /// `counts` is 1 where a pixel is not masked; empty if none is. A masked pixel is no part of any
+    /// zone.
+    pub(crate) fn new(zone: &Zone, width: u32, height: u32, counts: &[u8]) -> Self {
         let centre = |i: usize, side: u32| (to_f64(i) + 0.5) / f64::from(side);
         let (w, h) = (width as usize, height as usize);
         let holds = |x: usize, y: usize| zone.holds_point(centre(x, width), centre(y, height));
@@ -37,19 +40,20 @@ impl ZoneMask {
         let Some((columns, rows)) = bounds else {
             let [x, y] = zone.polygon.first().copied().unwrap_or_default();
             let (x, y) = (nearest(x, w), nearest(y, h));
+            let counted = counts.get(y * w + x).copied().unwrap_or(1);
             return Self {
                 signal,
                 width: w,
                 rows: y..y + 1,
                 columns: x..x + 1,
-                mask: vec![1],
-                area: 1,
+                mask: vec![counted],
+                area: counted.into(),
             };
         };
         let mask: Vec<u8> = rows
             .clone()
             .flat_map(|y| columns.clone().map(move |x| (x, y)))
-            .map(|(x, y)| u8::from(holds(x, y)))
+            .map(|(x, y)| u8::from(holds(x, y)) & counts.get(y * w + x).copied().unwrap_or(1))
             .collect();
         Self {
             area: crate::background::ones(&mask),
@@ -61,7 +65,7 @@ impl ZoneMask {
         }
     }
 
-    /// Share of the zone where `moving` is 1.
+    /// Share of the zone where `moving` is 1; 0 if all of it is masked.
     pub(crate) fn share(&self, moving: &[u8]) -> f64 {
         let lines = self.rows.clone().zip(self.mask.chunks(self.columns.len()));
         let sum: u32 = lines
@@ -71,7 +75,7 @@ impl ZoneMask {
                 u32::from(both.sum::<u16>())
             })
             .sum();
-        f64::from(sum) / to_f64(self.area)
+        f64::from(sum) / to_f64(self.area.max(1))
     }
 }
 
@@ -101,6 +105,7 @@ mod tests {
             &Zone::new(name, polygon.to_vec(), Anchor::Bottom).unwrap(),
             40,
             20,
+            &[],
         )
     }
 

@@ -4,11 +4,13 @@ mod support;
 
 use serde_json::json;
 use support::{H, Room, W, context, score, signal};
-use visualpath_core::{Filter, Fit, Roi, ViewFormat};
+use visualpath_core::{Filter, Fit, MaskKind, Roi, ViewFormat};
 use visualpath_plugin_motion::plugin;
 
 const LEFT: [[f64; 2]; 4] = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]];
 const RIGHT: [[f64; 2]; 4] = [[0.5, 0.0], [1.0, 0.0], [1.0, 1.0], [0.5, 1.0]];
+
+const ALL: [[f64; 2]; 4] = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]];
 
 /// A box that moves over the room on frame `i`: 5 % of the picture.
 fn walker(i: usize) -> [usize; 4] {
@@ -231,6 +233,76 @@ fn zones_have_the_share_of_their_own_area() {
         (left + right - 2.0 * score(&o)).abs() < 1e-9,
         "the zones are the picture"
     );
+}
+
+/// A room whose left half is masked, learned.
+fn half_masked(kind: MaskKind, zones: &[(&str, [[f64; 2]; 4])]) -> Room {
+    let mut room = Room::masked(json!({}), zones, kind, LEFT);
+    room.empty(31);
+    room
+}
+
+#[test]
+fn what_moves_in_a_mask_is_no_motion_and_shares_are_of_the_rest() {
+    let mut room = half_masked(MaskKind::Motion, &[("left", LEFT), ("all", ALL)]);
+    let share = 48.0 * 80.0 / (W * H) as f64;
+    for left in (0..112).step_by(8).chain([112]) {
+        room.clear();
+        room.thing([left, 90, left + 48, 170], 250);
+        let o = room.look();
+        let all = [score(&o), signal(&o, "count"), signal(&o, "score@all")];
+        assert_eq!(all, [0.0; 3], "at {left}: {:?}", o.data.objects);
+    }
+    // Half in, half out: the half that counts, as a share of the half that is looked at.
+    room.clear();
+    room.thing([136, 90, 184, 170], 210);
+    let o = room.look();
+    assert!((share..share * 1.12).contains(&score(&o)), "{}", score(&o));
+    assert_eq!(signal(&o, "score@all"), score(&o));
+    assert_eq!(signal(&o, "score@left"), 0.0, "nothing of it is looked at");
+    assert_eq!(signal(&o, "count"), 1.0);
+    assert!(o.data.objects[0].bbox[0] > 0.48, "{:?}", o.data.objects);
+}
+
+#[test]
+fn nothing_of_a_masked_thing_bleeds_over_the_masks_border() {
+    // Without shadows every changed pixel counts, as faint as it is.
+    let mut room = Room::masked(json!({"shadows": false}), &[], MaskKind::Motion, LEFT);
+    room.empty(31);
+    room.thing([112, 5, 160, 235], 250);
+    let o = room.look();
+    assert_eq!((score(&o), signal(&o, "count")), (0.0, 0.0));
+}
+
+#[test]
+fn a_mask_of_objects_is_no_mask_of_motion() {
+    let mut room = half_masked(MaskKind::Objects, &[]);
+    room.thing(walker(5), 210);
+    assert!(score(&room.look()) > 0.04);
+}
+
+#[test]
+fn beside_a_mask_the_light_is_still_the_light_and_noise_is_still_noise() {
+    let mut room = half_masked(MaskKind::Motion, &[]);
+    for i in 0..60 {
+        room.clear();
+        room.noise(3.0);
+        let o = room.look();
+        assert_eq!(score(&o), 0.0, "frame {i}: {:?}", o.data.objects);
+    }
+    // From night to day, without a texture left: nearly everything that is looked at gets brighter.
+    room.picture.fill(250);
+    let o = room.look();
+    assert_eq!((score(&o), signal(&o, "light_switch")), (0.0, 1.0));
+}
+
+#[test]
+fn a_picture_that_is_masked_as_a_whole_is_still() {
+    let mut room = Room::masked(json!({}), &[("all", ALL)], MaskKind::Motion, ALL);
+    room.empty(31);
+    room.thing(walker(5), 210);
+    let o = room.look();
+    assert_eq!([score(&o), signal(&o, "score@all")], [0.0; 2]);
 }
 
 #[test]

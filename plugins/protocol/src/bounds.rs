@@ -16,7 +16,7 @@ pub const MAX_JSON_DEPTH: usize = 64;
 /// Brackets open at once in a JSON object inside a message (`config`, `data`, `metadata`,
 /// `record`).
 pub const MAX_OBJECT_DEPTH: usize = 56;
-/// Bytes of a name: extractor, signal, label, zone, codec, version, token.
+/// Bytes of a name: extractor, signal, label, zone, mask, codec, version, token.
 pub const MAX_NAME_BYTES: usize = 256;
 /// Bytes of a text: error, traceback, reason, log line, path of a directory.
 pub const MAX_TEXT_BYTES: usize = 65_536;
@@ -28,9 +28,9 @@ pub const MAX_SIGNALS: usize = 256;
 pub const MAX_OBJECTS: usize = 1024;
 /// Key points of one object.
 pub const MAX_KEYPOINTS: usize = 1024;
-/// Zones: of a source, or that one object lies in.
+/// Zones: of a source, or that one object lies in. Masks of a source.
 pub const MAX_ZONES: usize = 64;
-/// Corners of one zone.
+/// Corners of one zone or mask.
 pub const MAX_CORNERS: usize = 256;
 /// Extractors that a fusion reads, missing ones too.
 pub const MAX_EXTRACTORS: usize = 64;

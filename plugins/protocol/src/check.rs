@@ -5,7 +5,7 @@ use visualpath_core::Signals;
 
 use crate::bounds::*;
 use crate::json_object::JsonObject;
-use crate::lists::{ByExtractor, Extractors, ModelDirs};
+use crate::lists::{ByExtractor, Extractors, Masks, ModelDirs};
 use crate::message::*;
 
 /// What is wrong, and where in the message.
@@ -303,6 +303,9 @@ impl Check for ParentHello {
         if let Some(Extractors(extractors)) = &self.extractors {
             each("extractors", extractors, MAX_EXTRACTORS, tally)?;
         }
+        if let Some(Masks(masks)) = &self.masks {
+            each("masks", masks, MAX_ZONES, tally)?;
+        }
         Ok(())
     }
 }
@@ -316,6 +319,14 @@ impl Check for ExtractorSignals {
 }
 
 impl Check for Zone {
+    fn check(&self, _: &mut Tally) -> Checked {
+        name("name", &self.name)?;
+        count("polygon", self.polygon.len(), MAX_CORNERS)?;
+        finite("polygon", self.polygon.as_flattened())
+    }
+}
+
+impl Check for Mask {
     fn check(&self, _: &mut Tally) -> Checked {
         name("name", &self.name)?;
         count("polygon", self.polygon.len(), MAX_CORNERS)?;

@@ -76,6 +76,14 @@ pub enum ConvertError {
         /// What is wrong.
         error: ZoneError,
     },
+    /// Not a mask.
+    #[error("mask {name}: {error}")]
+    Mask {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: ZoneError,
+    },
 }
 
 pub(crate) fn named(at: &'static str, text: &str) -> Result<Name, ConvertError> {
@@ -465,6 +473,28 @@ impl TryFrom<Zone> for visualpath_core::Zone {
         let name = named("zones", &zone.name)?;
         Self::new(name, zone.polygon, zone.anchor).map_err(|error| ConvertError::Zone {
             name: zone.name,
+            error,
+        })
+    }
+}
+
+impl From<&visualpath_core::Mask> for Mask {
+    fn from(mask: &visualpath_core::Mask) -> Self {
+        Self {
+            name: mask.name.as_str().to_owned(),
+            kind: mask.kind,
+            polygon: mask.polygon.clone(),
+        }
+    }
+}
+
+impl TryFrom<Mask> for visualpath_core::Mask {
+    type Error = ConvertError;
+
+    fn try_from(mask: Mask) -> Result<Self, ConvertError> {
+        let name = named("masks", &mask.name)?;
+        Self::new(name, mask.kind, mask.polygon).map_err(|error| ConvertError::Mask {
+            name: mask.name,
             error,
         })
     }

@@ -41,10 +41,10 @@ pub use codec::{
 };
 pub use convert::{ConvertError, FrameAt};
 pub use json_object::JsonObject;
-pub use lists::{ByExtractor, Extractors, ModelDirs, Models, SignalNames, States};
+pub use lists::{ByExtractor, Extractors, Masks, ModelDirs, Models, SignalNames, States};
 pub use message::{
     ChildHello, End, ErrorKind, ErrorReport, Extract, ExtractorSignals, FrameRef, FromChild,
-    FromParent, Fuse, FusionAnswer, Gap, Input, Layout, Level, Log, Model, Nothing, Object,
+    FromParent, Fuse, FusionAnswer, Gap, Input, Layout, Level, Log, Mask, Model, Nothing, Object,
     Observation, Observations, ParentHello, PixelsIn, Pong, Pool, Progress, Ready, State, Timing,
     TraceRecord, Trigger, Zone,
 };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use visualpath_core::Signals;
 
 use crate::bounds::{self, *};
-use crate::message::{ExtractorSignals, Model, Observation, State};
+use crate::message::{ExtractorSignals, Mask, Model, Observation, State};
 
 /// Names of signals.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub struct ModelDirs(
 pub struct Extractors(
     #[serde(deserialize_with = "bounds::list::<_, _, MAX_EXTRACTORS>")] pub Vec<ExtractorSignals>,
 );
+
+/// Masks of a source.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Masks(#[serde(deserialize_with = "bounds::list::<_, _, MAX_ZONES>")] pub Vec<Mask>);
 
 /// Observations by extractor: a JSON object whose order is that of the config.
 #[derive(Debug, Clone, PartialEq, Default)]

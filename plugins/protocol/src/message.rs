@@ -6,12 +6,14 @@
 
 use serde::{Deserialize, Serialize};
 use visualpath_core::{
-    Anchor, ColorSpec, Filter, Fit, Phase, PixelFormat, Signals, TriggerKind, ViewFormat,
+    Anchor, ColorSpec, Filter, Fit, MaskKind, Phase, PixelFormat, Signals, TriggerKind, ViewFormat,
 };
 
 use crate::bounds::{self, *};
 use crate::json_object::JsonObject;
-use crate::lists::{ByExtractor, Extractors, ModelDirs, Models, SignalNames, States, signals};
+use crate::lists::{
+    ByExtractor, Extractors, Masks, ModelDirs, Models, SignalNames, States, signals,
+};
 
 /// Makes the enum of one direction, and says each message's name in JSON and number in postcard.
 macro_rules! direction {
@@ -418,6 +420,8 @@ pub struct ParentHello {
     pub model_dirs: Option<ModelDirs>,
     /// To a fusion: the extractors of its path, in the config's order; absent: it is an extractor's.
     pub extractors: Option<Extractors>,
+    /// Parts of the source's picture that do not count; absent: none.
+    pub masks: Option<Masks>,
 }
 
 /// One extractor of a path, as its fusion may refer to it.
@@ -443,6 +447,19 @@ pub struct Zone {
     pub polygon: Vec<[f64; 2]>,
     /// The deciding point of a box.
     pub anchor: Anchor,
+}
+
+/// A part of a source's picture that does not count. One that nobody may see is painted over and
+/// needs no word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mask {
+    /// Its name in the config.
+    pub name: String,
+    /// For whom.
+    pub kind: MaskKind,
+    /// Corners `x, y` in order, 0–1 of the frame, at least three.
+    #[serde(deserialize_with = "bounds::list::<_, _, MAX_CORNERS>")]
+    pub polygon: Vec<[f64; 2]>,
 }
 
 /// `pool`, and one of a hello's: one shared memory of frames.

@@ -20,6 +20,7 @@ fn context(config: serde_json::Value) -> PluginContext {
         name: Name::new("quality").unwrap(),
         config: config.as_object().unwrap().clone(),
         zones: vec![],
+        masks: vec![],
         model_dirs: vec![],
     }
 }

@@ -137,10 +137,15 @@ fn context(plugin: &dyn ExtractorPlugin, hello: ParentHello) -> Result<PluginCon
     let bad = |e: &dyn std::fmt::Display| ServeError::Hello(e.to_string());
     let name = hello.name.unwrap_or_else(|| plugin.name().to_owned());
     let zones = hello.zones.into_iter().map(TryInto::try_into);
+    let masks = hello.masks.unwrap_or_default().0;
+    let masks = masks.into_iter().map(TryInto::try_into);
     Ok(PluginContext {
         name: Name::new(&name).map_err(|e| bad(&e))?,
         config: hello.config.into_map(),
         zones: zones
+            .collect::<Result<_, ConvertError>>()
+            .map_err(|e| bad(&e))?,
+        masks: masks
             .collect::<Result<_, ConvertError>>()
             .map_err(|e| bad(&e))?,
         model_dirs: hello

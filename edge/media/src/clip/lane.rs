@@ -1,25 +1,27 @@
 //! The handle of one source's evidence: starts, feeds, asks and stops the two threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use visualpath_core::{Clock, MonotonicClock, NS_PER_S, Name};
 use visualpath_frames::Frame;
 
+use super::encoding::Encoding;
+use super::feed::{Feed, Handover, wait};
 use super::open::failed;
 use super::store::ClipStore;
 use super::writer::{Command, Evidence, Writer};
 use super::{ClipEnd, ClipRequest, ClipResult};
-use crate::encode::{Bitrate, Encoder, EncoderOptions, OpenH264, Packet};
-use crate::ring::{Gap, GapCause, Ring, RingState};
+use crate::encode::{Bitrate, Encoder, EncoderKind, EncoderOptions, Packet};
+use crate::ring::{GapCause, Ring, RingState};
 
 /// Packets between the threads: what a disk that does not answer may hold up before the encoder,
 /// and then the source, notices. 8 s at 30 per second.
-const PACKET_QUEUE: usize = 256;
+pub(super) const PACKET_QUEUE: usize = 256;
 /// Requests and corrections waiting for the clip thread.
 const COMMAND_QUEUE: usize = 1024;
 
@@ -32,7 +34,10 @@ pub struct LaneOptions {
     pub realtime: bool,
     /// The ring's budget.
     pub ring_bytes: usize,
-    /// Longest time between key pictures.
+    /// What frames are encoded with, of a source that gives no packets.
+    pub codec: EncoderKind,
+    /// Longest time between key pictures that are encoded here, and length of the ring's GOPs where
+    /// every picture is a key.
     pub gop_s: f64,
     /// Bits to spend.
     pub bitrate: Bitrate,
@@ -53,6 +58,7 @@ impl LaneOptions {
             source,
             realtime: true,
             ring_bytes: 64 << 20,
+            codec: EncoderKind::H264,
             gop_s: 2.0,
             bitrate: Bitrate::Auto,
             fps: 30.0,
@@ -62,7 +68,8 @@ impl LaneOptions {
         }
     }
 
-    fn encoder(&self) -> OpenH264 {
+    /// `gop_s` within bounds.
+    fn gop_ns(&self) -> i64 {
         let gop_s = if self.gop_s.is_finite() {
             self.gop_s.clamp(0.04, 60.0)
         } else {
@@ -70,8 +77,12 @@ impl LaneOptions {
         };
         #[expect(clippy::cast_possible_truncation, reason = "at most 60 s")]
         let gop_ns = (gop_s * NS_PER_S as f64) as i64;
-        OpenH264::new(EncoderOptions {
-            gop_ns,
+        gop_ns
+    }
+
+    fn encoder(&self) -> Box<dyn Encoder> {
+        self.codec.build(EncoderOptions {
+            gop_ns: self.gop_ns(),
             bitrate: self.bitrate,
             fps: self.fps,
         })
@@ -100,13 +111,14 @@ pub enum LaneError {
     },
 }
 
-/// What became of an offered frame.
+/// What became of an offered frame or packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Offered {
-    /// It will be encoded.
+    /// It will be evidence; of a frame, it or its packet.
     Taken,
-    /// The encoder is behind; the frame will be reported as part of a [`Gap`].
+    /// There is no room, or nothing could decode it; it will be reported as part of a
+    /// [`Gap`](crate::ring::Gap).
     Lost,
     /// The lane is stopping.
     Stopped,
@@ -126,11 +138,15 @@ pub enum Finish {
 pub struct LaneStats {
     /// Frames taken for encoding.
     pub taken: u64,
-    /// Frames lost because the encoder was behind.
+    /// Packets taken as the device made them.
+    pub passed: u64,
+    /// Frames lost because the encoder was behind, and packets lost because the disk was.
     pub lost_busy: u64,
+    /// Packets not taken because nothing could decode them: something before them was lost.
+    pub lost_undecodable: u64,
     /// Frames lost because the encoder failed on them.
     pub lost_error: u64,
-    /// Packets made.
+    /// Packets made or taken.
     pub packets: u64,
     /// Bytes of them.
     pub packet_bytes: u64,
@@ -170,6 +186,18 @@ impl Shared {
 
     pub(super) fn stats(&self, change: impl FnOnce(&mut LaneStats)) {
         change(&mut self.lock().stats);
+    }
+
+    pub(super) fn source(&self) -> &Name {
+        &self.source
+    }
+
+    pub(super) fn packet_counted(&self, packet: &Packet) {
+        let bytes = packet.data.len() as u64;
+        self.stats(|s| {
+            s.packets += 1;
+            s.packet_bytes += bytes;
+        });
     }
 
     pub(super) fn close(&self) {
@@ -217,21 +245,6 @@ impl Shared {
     }
 }
 
-/// A frame, and what was lost before it.
-struct Job {
-    frame: Frame,
-    gaps: Vec<Gap>,
-}
-
-/// What `offer` and `gap` remember for the next frame that is taken.
-#[derive(Default)]
-struct Feed {
-    jobs: Option<Sender<Job>>,
-    last_ns: Option<i64>,
-    lost: Option<Gap>,
-    gaps: Vec<Gap>,
-}
-
 /// The two threads of one source.
 #[derive(Default)]
 struct Threads {
@@ -246,7 +259,7 @@ struct Threads {
 pub struct EvidenceLane {
     shared: Arc<Shared>,
     realtime: bool,
-    feed: Mutex<Feed>,
+    feed: Arc<Mutex<Feed>>,
     commands: Sender<Command>,
     /// Disconnected when the lane stops.
     stopping: Receiver<()>,
@@ -258,11 +271,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl EvidenceLane {
-    /// Hands over a picture that the device encoded itself.
-    pub fn offer_packet(&self, packet: Packet) {
-        drop(packet);
-    }
-
     /// Starts the lane with the software encoder. `report` is called with every result, on the clip
     /// thread (or on the caller's, for a request that comes too late); it should only hand it on.
     ///
@@ -272,7 +280,7 @@ impl EvidenceLane {
         options: LaneOptions,
         report: impl Fn(ClipResult) + Send + Sync + 'static,
     ) -> Result<Self, LaneError> {
-        let encoder = Box::new(options.encoder());
+        let encoder = options.encoder();
         Self::start_with(options, encoder, report)
     }
 
@@ -295,7 +303,8 @@ impl EvidenceLane {
         let (commands, command_queue) = bounded(COMMAND_QUEUE);
         let (stop, stopping) = bounded::<()>(0);
         let (alive, ended) = bounded::<()>(0);
-        let evidence_ends = packets.clone();
+        let (evidence_ends, direct) = (packets.clone(), packets.clone());
+        let gop_ns = options.gop_ns();
 
         let encoding = Encoding {
             encoder,
@@ -304,14 +313,18 @@ impl EvidenceLane {
             shared: Arc::clone(&shared),
             last_ns: None,
             failing: None,
+            frames: 0,
         };
         let writer = Writer {
             source: options.source.clone(),
             store: options.store,
             clock: options.realtime.then_some(options.clock),
-            ring: Ring::new(options.ring_bytes),
+            ring: Ring::new(options.ring_bytes, gop_ns),
             clips: Vec::new(),
             evidence,
+            held: VecDeque::new(),
+            encoded: 0,
+            needs_key: false,
             commands: command_queue,
             shared: Arc::clone(&shared),
             encoder_error: None,
@@ -319,10 +332,7 @@ impl EvidenceLane {
         let lane = Self {
             shared: Arc::clone(&shared),
             realtime: options.realtime,
-            feed: Mutex::new(Feed {
-                jobs: Some(jobs),
-                ..Feed::default()
-            }),
+            feed: Arc::new(Mutex::new(Feed::new(jobs, direct))),
             commands,
             stopping,
             threads: Mutex::new(Threads {
@@ -332,6 +342,7 @@ impl EvidenceLane {
             }),
         };
         let (encoder_alive, encoding_shared) = (alive.clone(), Arc::clone(&shared));
+        let feed = Arc::clone(&lane.feed);
         let source = &options.source;
         // Should the second thread not start, dropping the lane ends the first.
         lane.spawn(format!("clip-{source}"), move || {
@@ -349,6 +360,7 @@ impl EvidenceLane {
                 tracing::error!(%source, "the encoder panicked: no more evidence from this source");
                 // What it left is finished as it is; that is not the source's end.
                 encoding_shared.lock().stopped = true;
+                lock(&feed).close();
             }
             drop(evidence_ends);
             drop(encoder_alive);
@@ -366,82 +378,85 @@ impl EvidenceLane {
 
     /// Gives a frame (the lane's own lease of it) to the encoder. In realtime mode it never waits;
     /// otherwise it waits until there is room or the lane stops. One thread offers, in frame order.
+    ///
+    /// A frame whose packet was offered already is evidence by that, and is dropped.
     pub fn offer(&self, frame: Frame) -> Offered {
         let t_ns = frame.meta().t_ns;
         let mut feed = lock(&self.feed);
-        let Some(jobs) = feed.jobs.clone() else {
-            return Offered::Stopped;
-        };
-        let mut gaps = std::mem::take(&mut feed.gaps);
-        if let Some(lost) = feed.lost {
-            gaps.push(Gap {
-                to_ns: t_ns,
-                ..lost
-            });
-        }
-        let job = Job { frame, gaps };
-        if self.realtime {
-            match jobs.try_send(job) {
-                Ok(()) => {}
-                Err(TrySendError::Full(mut job)) => {
-                    if feed.lost.is_some() {
-                        job.gaps.pop();
-                    }
-                    feed.gaps = job.gaps;
-                    let from_ns = feed.last_ns.unwrap_or(t_ns);
-                    let lost = feed.lost.get_or_insert(Gap {
-                        from_ns,
-                        to_ns: t_ns,
-                        lost: 0,
-                        cause: GapCause::EncoderBusy,
-                    });
-                    lost.to_ns = t_ns;
-                    lost.lost += 1;
-                    drop(feed);
-                    self.shared.stats(|s| s.lost_busy += 1);
-                    return Offered::Lost;
-                }
-                Err(TrySendError::Disconnected(_)) => return Offered::Stopped,
-            }
-        } else {
+        let before = feed.frames();
+        let offered = match feed.frame(frame, self.realtime) {
+            Handover::Done(offered) => offered,
             // `gap` and `finish` must not wait for the encoder.
-            drop(feed);
-            let sent = select! {
-                send(jobs, job) -> sent => sent.is_ok(),
-                recv(self.stopping) -> _ => false,
-            };
-            if !sent {
-                return Offered::Stopped;
+            Handover::Frame(jobs, job) => {
+                drop(feed);
+                let sent = wait(&jobs, job, &self.stopping);
+                feed = lock(&self.feed);
+                match sent {
+                    true => {
+                        feed.frame_taken(t_ns);
+                        Offered::Taken
+                    }
+                    false => Offered::Stopped,
+                }
             }
-            feed = lock(&self.feed);
-        }
-        feed.lost = None;
-        feed.last_ns = Some(t_ns);
+            Handover::Packet(..) => Offered::Stopped,
+        };
+        let encoded = feed.frames() > before;
         drop(feed);
-        self.shared.stats(|s| s.taken += 1);
-        Offered::Taken
+        match offered {
+            Offered::Taken if encoded => self.shared.stats(|s| s.taken += 1),
+            Offered::Lost => self.shared.stats(|s| s.lost_busy += 1),
+            Offered::Taken | Offered::Stopped => {}
+        }
+        offered
     }
 
-    /// Records that the source lost pictures between these times, before the next offered frame.
-    /// `lost` is 0 if it can't tell how many. Never waits.
-    pub fn gap(&self, from_ns: i64, to_ns: i64, lost: u64) {
-        let cause = GapCause::Source;
-        let gap = Gap {
-            from_ns,
-            to_ns,
-            lost,
-            cause,
-        };
+    /// Hands over a picture that the device encoded itself: it becomes evidence as it is, bit for
+    /// bit. In realtime mode it never waits; otherwise it waits until there is room or the lane
+    /// stops. One thread offers frames and packets, in the order in which they are decoded.
+    ///
+    /// A packet that nothing could decode (something before it is missing, and it is no key) is
+    /// `Lost`, and part of a [`Gap`].
+    pub fn offer_packet(&self, packet: Packet) -> Offered {
         let mut feed = lock(&self.feed);
-        // Between two frames that were taken there is one gap per cause at most.
-        match feed.gaps.iter_mut().find(|g| g.cause == cause) {
-            Some(known) => {
-                known.from_ns = known.from_ns.min(from_ns);
-                known.to_ns = known.to_ns.max(to_ns);
-                known.lost += lost;
+        let bytes = packet.data.len();
+        let offered = match feed.packet(packet, self.realtime) {
+            Handover::Done(offered) => offered,
+            Handover::Packet(evidence, direct) => {
+                drop(feed);
+                let packet = direct.packet.clone();
+                let sent = wait(&evidence, Evidence::Direct(direct), &self.stopping);
+                feed = lock(&self.feed);
+                match sent {
+                    true => {
+                        feed.packet_taken(&packet);
+                        Offered::Taken
+                    }
+                    false => Offered::Stopped,
+                }
             }
-            None => feed.gaps.push(gap),
-        }
+            Handover::Frame(..) => Offered::Stopped,
+        };
+        let cause = feed.lost_by();
+        drop(feed);
+        self.shared.stats(|s| match (offered, cause) {
+            (Offered::Taken, _) => {
+                s.passed += 1;
+                s.packets += 1;
+                s.packet_bytes += bytes as u64;
+            }
+            (Offered::Lost, Some(GapCause::WriterBusy)) => s.lost_busy += 1,
+            (Offered::Lost, _) => s.lost_undecodable += 1,
+            (Offered::Stopped, _) => {}
+        });
+        offered
+    }
+
+    /// Records that the source lost pictures between these times, before the next offered one.
+    /// `lost` is 0 if it can't tell how many. Never waits. A gap among pictures whose packets were
+    /// offered is none of evidence, and is ignored.
+    pub fn gap(&self, from_ns: i64, to_ns: i64, lost: u64) {
+        lock(&self.feed).gap(from_ns, to_ns, lost);
     }
 
     /// Asks for a clip. Never waits; exactly one result follows.
@@ -527,8 +542,7 @@ impl EvidenceLane {
             self.shared.lock().stopped = true;
         }
         lock(&self.threads).stop = None;
-        let mut feed = lock(&self.feed);
-        feed.jobs = None;
+        lock(&self.feed).close();
     }
 
     fn join(&self) {
@@ -547,80 +561,5 @@ impl Drop for EvidenceLane {
             self.close(Finish::Stopped);
         }
         self.join();
-    }
-}
-
-/// The encoder thread.
-struct Encoding {
-    encoder: Box<dyn Encoder>,
-    jobs: Receiver<Job>,
-    out: Sender<Evidence>,
-    shared: Arc<Shared>,
-    /// Of the newest packet.
-    last_ns: Option<i64>,
-    /// Frames the encoder fails on, until it takes one again.
-    failing: Option<Gap>,
-}
-
-impl Encoding {
-    fn run(mut self) {
-        tracing::info!(encoder = %self.encoder.name(), "encoding evidence");
-        let mut packets = Vec::new();
-        while let Ok(Job { frame, gaps }) = self.jobs.recv() {
-            for gap in gaps {
-                self.send(Evidence::Gap(gap));
-            }
-            let t_ns = frame.meta().t_ns;
-            let done = self
-                .encoder
-                .encode(frame.meta(), frame.pixels(), &mut packets);
-            // The slot is free again before anyone waits for the disk.
-            drop(frame);
-            self.pass_on(&mut packets);
-            if let Err(e) = done {
-                let error = e.to_string();
-                self.shared.stats(|s| s.lost_error += 1);
-                if self.failing.is_none() {
-                    tracing::warn!(source = %self.shared.source, %error, "a frame was not encoded");
-                }
-                let from_ns = self.last_ns.unwrap_or(t_ns);
-                let gap = self.failing.get_or_insert(Gap {
-                    from_ns,
-                    to_ns: t_ns,
-                    lost: 0,
-                    cause: GapCause::EncoderError,
-                });
-                gap.to_ns = t_ns;
-                gap.lost += 1;
-                self.send(Evidence::Passed { t_ns, error });
-            }
-        }
-        if let Err(e) = self.encoder.flush(&mut packets) {
-            tracing::warn!(source = %self.shared.source, error = %e, "the encoder's last frames are lost");
-        }
-        self.pass_on(&mut packets);
-    }
-
-    fn pass_on(&mut self, packets: &mut Vec<Packet>) {
-        for packet in packets.drain(..) {
-            if let Some(gap) = self.failing.take() {
-                let to_ns = packet.pts_ns;
-                // A failed send is noticed at the next.
-                drop(self.out.send(Evidence::Gap(Gap { to_ns, ..gap })));
-            }
-            self.last_ns = Some(packet.pts_ns);
-            let bytes = packet.data.len() as u64;
-            self.shared.stats(|s| {
-                s.packets += 1;
-                s.packet_bytes += bytes;
-            });
-            drop(self.out.send(Evidence::Packet(packet)));
-        }
-    }
-
-    fn send(&self, evidence: Evidence) {
-        // The clip thread outlives this one unless it panicked; then its requests have failed
-        // already and there is nobody to send to.
-        drop(self.out.send(evidence));
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!            offer(frame)             bounded               fragments
 //! capture ──────────────▶ encoder ──────────────▶ ring ──┬──────────────▶ .part ─▶ .mp4 + .json
-//!                         thread       packets           │                               │
+//!    │                    thread       packets    ▲      │                               │
+//!    └── offer_packet, of what the device encoded ┘      │                               │
 //! triggers ── request, set_end ──────────────────▶ clip ─┘                               ▼
 //!                                                  thread                          ClipResult
 //! ```
@@ -19,6 +20,8 @@
 //! The contract: for every request exactly one [`ClipResult`], whatever happens, and everything
 //! that is missing from a clip is a field of it.
 
+mod encoding;
+mod feed;
 mod lane;
 mod open;
 mod store;

@@ -18,6 +18,9 @@ use crate::ring::{Gap, Ring};
 
 /// Longest fragment: what a crash may cost.
 const FRAGMENT_NS: i64 = 2 * NS_PER_S;
+/// Longest first fragment: who uploads a clip while it is written has bytes within a second of the
+/// trigger.
+const FIRST_FRAGMENT_NS: i64 = NS_PER_S / 2;
 /// How long the last picture is shown when there is no other to measure by.
 const LONE_PICTURE_NS: i64 = NS_PER_S / 25;
 /// Gaps listed in a clip; later ones are added to the last.
@@ -59,6 +62,8 @@ struct Writing {
     start_ns: i64,
     /// Pictures taken so far, written or in `pending`: when they are shown, in decoding order.
     shown: Vec<i64>,
+    /// The first picture shown at or after the asked end, as far as it is known.
+    end_ns: Option<i64>,
     pending: Vec<Packet>,
     last_dts_ns: i64,
     last_step_ns: i64,
@@ -88,9 +93,14 @@ impl OpenClip {
         self.writing.is_none()
     }
 
+    /// Throws away what was written; `begin` starts anew.
+    pub(super) fn wait_again(&mut self) {
+        self.writing = None;
+    }
+
     /// Copies the beginning from the ring and opens the file. Call it when the ring's newest packet
-    /// is at or after the asked start (only then is the last picture at or before it known), or
-    /// when there will be no more.
+    /// is decoded at or after the asked start (only then is the last picture at or before it known),
+    /// or when there will be no more.
     pub(super) fn begin(
         &mut self,
         ring: &Ring,
@@ -111,7 +121,14 @@ impl OpenClip {
                 first = i + 1;
             }
         }
-        let packets: Vec<&Packet> = gops.iter().skip(first).flat_map(|g| g.packets()).collect();
+        let mut packets: Vec<&Packet> = gops.iter().skip(first).flat_map(|g| g.packets()).collect();
+        // A GOP of several keys need not be taken from its first.
+        let begins = |p: &&Packet| p.is_key && p.pts_ns <= start_ns;
+        packets.drain(..packets.iter().rposition(begins).unwrap_or(0));
+        // Pictures that are shown before the key picture they follow may refer to what is not here,
+        // and are not asked for.
+        let key_ns = packets.first().map_or(i64::MIN, |p| p.pts_ns);
+        packets.retain(|p| p.pts_ns >= key_ns);
         let Some(head) = packets.first() else {
             let error = encoder_error.map(str::to_owned);
             return Err(ClipError::NoPicture { error });
@@ -144,6 +161,7 @@ impl OpenClip {
             first_ns: oldest_ns,
             start_ns: shown_first_ns,
             shown: Vec::with_capacity(expected),
+            end_ns: None,
             pending: Vec::new(),
             last_dts_ns: head.dts_ns,
             last_step_ns: LONE_PICTURE_NS,
@@ -201,13 +219,13 @@ impl OpenClip {
     /// Moves the end; `Done` if it has been reached already.
     pub(super) fn set_end(&mut self, end_ns: i64) -> Step {
         self.request.end_ns = end_ns.max(self.request.start_ns);
-        let reached = self.writing.as_ref().is_some_and(|w| {
-            let mut shown = w.shown.iter();
-            shown.any(|t| *t >= self.request.end_ns)
-        });
-        match reached {
-            true => Step::Done(ClipEnd::Complete),
-            false => Step::Open,
+        match &mut self.writing {
+            None => Step::Open,
+            Some(w) => {
+                let late = w.shown.iter().filter(|t| **t >= self.request.end_ns);
+                w.end_ns = late.min().copied();
+                w.step()
+            }
         }
     }
 
@@ -275,17 +293,35 @@ fn expected_samples(packets: &[&Packet], end_ns: i64) -> usize {
 }
 
 impl Writing {
+    /// Complete once everything shown up to the last picture is here: what is decoded later is
+    /// shown later still.
+    fn step(&self) -> Step {
+        match self.end_ns.is_some_and(|end| self.last_dts_ns >= end) {
+            true => Step::Done(ClipEnd::Complete),
+            false => Step::Open,
+        }
+    }
+
     fn push(&mut self, packet: &Packet, end_ns: i64) -> Result<Step, ClipError> {
         if packet.params != self.params {
             return Ok(Step::Done(ClipEnd::FormatChange));
+        }
+        if packet.pts_ns < self.first_ns {
+            return Ok(Step::Open);
         }
         let step_ns = packet.dts_ns - self.last_dts_ns;
         if step_ns > MAX_SAMPLE_NS {
             return Ok(Step::Done(ClipEnd::GapTimeout));
         }
-        if let Some(first) = self.pending.first() {
+        if let (Some(first), Some(last)) = (self.pending.first(), self.pending.last()) {
             let with_this_ns = packet.dts_ns - first.dts_ns + step_ns;
-            if packet.is_key || with_this_ns > FRAGMENT_NS {
+            // Where every picture is a key, one fragment each would be a sync of the disk each.
+            let gop_begins = packet.is_key && !last.is_key;
+            let longest_ns = match self.mux.samples() {
+                0 => FIRST_FRAGMENT_NS,
+                _ => FRAGMENT_NS,
+            };
+            if gop_begins || with_this_ns > longest_ns {
                 let flushed = self.flush(packet.dts_ns)?;
                 if flushed != Step::Open {
                     return Ok(flushed);
@@ -299,9 +335,10 @@ impl Writing {
         self.shown.push(packet.pts_ns);
         self.pending.push(packet.clone());
         if packet.pts_ns >= end_ns {
-            return Ok(Step::Done(ClipEnd::Complete));
+            let end = self.end_ns.map_or(packet.pts_ns, |e| e.min(packet.pts_ns));
+            self.end_ns = Some(end);
         }
-        Ok(Step::Open)
+        Ok(self.step())
     }
 
     /// Writes what is pending as one fragment. Without room for it the clip ends before it.
@@ -336,18 +373,19 @@ impl Writing {
         if let Step::Done(end) = self.flush(next_ns)? {
             end_reason = end;
         }
-        // An end that was moved back is exact all the same: later pictures are not listed.
-        let last = self.shown.iter().position(|t| *t >= request.end_ns);
-        let keep = last.map_or(self.shown.len(), |i| i + 1);
-        let finish = self.mux.finish(keep)?;
+        // An end that was moved back is exact all the same: later pictures are not shown.
+        let late = self.shown.iter().filter(|t| **t >= request.end_ns).min();
+        let newest = self.shown.iter().max();
+        let end_ns = late.or(newest).copied().unwrap_or(self.start_ns);
+        let finish = self.mux.finish(end_ns)?;
         self.part.append_tables(&finish.append)?;
         for patch in &finish.patches {
             self.part.patch(patch)?;
         }
 
-        let kept = &self.shown[..keep];
-        let end_ns = kept.iter().copied().max().unwrap_or(self.start_ns);
-        let lead_in = kept.iter().filter(|t| **t < self.start_ns).count();
+        let until = |t: i64| self.shown.iter().filter(|s| **s < t).count();
+        let lead_in = until(self.start_ns);
+        let keep = until(end_ns.saturating_add(1));
         let mut ready = ReadyClip {
             file: String::new(),
             asked_start_ns: request.start_ns,

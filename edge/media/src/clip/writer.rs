@@ -4,17 +4,18 @@
 //! Otherwise it reads none: it waits for packets or for the end of them, so the same input gives
 //! the same clips however slow the machine is.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
 use visualpath_core::{Clock, NS_PER_S, Name};
 
-use super::lane::Shared;
+use super::lane::{PACKET_QUEUE, Shared};
 use super::open::{ClipError, OpenClip, Step, failed};
 use super::{ClipEnd, ClipRequest, ClipStore};
 use crate::encode::Packet;
-use crate::ring::{Gap, GapCause, Ring};
+use crate::ring::{Gap, GapCause, Ring, RingError};
 
 /// How long the post-roll is waited for beyond its length.
 const PATIENCE_NS: i64 = 2 * NS_PER_S;
@@ -23,15 +24,32 @@ const TICK: Duration = Duration::from_millis(50);
 /// Clips one source may have open at once.
 const MOST_OPEN: usize = 64;
 
-/// From the encoder thread, in source order.
+/// From the encoder thread, in source order, or from the source itself.
 pub(super) enum Evidence {
-    Packet(Packet),
+    Packet {
+        packet: Packet,
+        /// Frames that the encoder has done with this.
+        encoded: u64,
+    },
     Gap(Gap),
+    /// A picture that the device encoded.
+    Direct(Direct),
     /// Source time went on without a packet.
     Passed {
         t_ns: i64,
         error: String,
+        /// Frames that the encoder has done with this.
+        encoded: u64,
     },
+}
+
+/// A picture that went past the encoder thread.
+pub(super) struct Direct {
+    pub(super) packet: Packet,
+    /// What is missing before it.
+    pub(super) gaps: Vec<Gap>,
+    /// Frames that were given to the encoder before it: their packets come first.
+    pub(super) after: u64,
 }
 
 /// From whoever fuses.
@@ -48,6 +66,13 @@ pub(super) struct Writer {
     pub(super) ring: Ring,
     pub(super) clips: Vec<OpenClip>,
     pub(super) evidence: Receiver<Evidence>,
+    /// Pictures from the device that wait for the encoder to be done with the frames before them;
+    /// as long as that takes.
+    pub(super) held: VecDeque<Direct>,
+    /// Frames that the encoder has done.
+    pub(super) encoded: u64,
+    /// A packet was refused: nothing can decode those after it, up to the next key.
+    pub(super) needs_key: bool,
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) encoder_error: Option<String>,
@@ -76,8 +101,11 @@ impl Writer {
                 Event::Tick => {}
                 Event::End => break,
             }
+            self.release(false);
             self.give_up_waiting();
         }
+        self.obey_all();
+        self.release(true);
         // From here on a request is answered by the lane itself; those before are in the channel.
         self.shared.close();
         self.obey_all();
@@ -149,7 +177,7 @@ impl Writer {
             let reason = format!("{MOST_OPEN} clips of this source are being written already");
             return self.report(failed(request, self.source.clone(), &reason));
         }
-        let reached = self.ring.newest_ns() >= Some(request.start_ns);
+        let reached = self.ring.decoded_ns() >= Some(request.start_ns);
         let reversed = request.end_ns < request.start_ns;
         let clip = OpenClip::new(request, self.source.clone(), self.now_ns());
         self.clips.push(clip);
@@ -188,21 +216,50 @@ impl Writer {
                 self.ring.add_gap(gap);
                 self.clips.iter_mut().for_each(|c| c.push_gap(gap));
             }
-            Evidence::Passed { t_ns, error } => {
+            Evidence::Passed {
+                t_ns,
+                error,
+                encoded,
+            } => {
+                self.encoded = encoded;
                 self.encoder_error = Some(error);
                 self.time_passed(t_ns);
             }
-            Evidence::Packet(packet) => {
+            Evidence::Packet { packet, encoded } => {
+                self.encoded = encoded;
                 self.encoder_error = None;
                 self.packet(packet, now_ns);
+            }
+            Evidence::Direct(direct) => {
+                // In the order they were captured, whichever way they came.
+                self.held.push_back(direct);
+                return self.release(false);
             }
         }
         let state = self.ring.state();
         self.shared.stats(|s| s.ring = state);
     }
 
+    /// Takes the device's pictures whose turn it is.
+    fn release(&mut self, all: bool) {
+        while let Some(direct) = self.held.pop_front() {
+            let waits = self.encoded < direct.after && self.held.len() < PACKET_QUEUE;
+            if waits && !all {
+                self.held.push_front(direct);
+                return;
+            }
+            for gap in direct.gaps {
+                self.take(Evidence::Gap(gap));
+            }
+            self.take(Evidence::Packet {
+                packet: direct.packet,
+                encoded: self.encoded,
+            });
+        }
+    }
+
     fn packet(&mut self, packet: Packet, now_ns: i64) {
-        let t_ns = packet.pts_ns;
+        let (t_ns, dts_ns) = (packet.pts_ns, packet.dts_ns);
         // A waiting clip whose start lies before this packet is cut before the packet is added:
         // adding it may evict the GOP that the clip begins in.
         let newest = self
@@ -215,27 +272,46 @@ impl Writer {
             let clip = &mut self.clips[i];
             clip.heard_ns = now_ns;
             let other_side = change && t_ns <= clip.request.event_ns;
-            if clip.is_waiting() && newest.is_some() && t_ns > clip.request.start_ns && !other_side
-            {
+            if other_side {
+                // The event's side is kept: what was written of the other goes.
+                clip.wait_again();
+            }
+            let reached = newest.is_some() && dts_ns > clip.request.start_ns;
+            if clip.is_waiting() && reached && !other_side {
                 self.begin(i);
             }
         }
-        if let Err(e) = self.ring.add(packet.clone()) {
-            tracing::warn!(source = %self.source, error = %e, "a packet was not kept");
-            let gap = Gap {
-                from_ns: self.ring.newest_ns().unwrap_or(t_ns),
-                to_ns: t_ns,
-                lost: 1,
-                cause: GapCause::EncoderError,
-            };
-            return self.take(Evidence::Gap(gap));
+        let kept = match self.needs_key && !packet.is_key {
+            true => Err(RingError::Params { pts_ns: t_ns }),
+            false => self.ring.add(packet.clone()),
+        };
+        match kept {
+            Ok(()) => self.needs_key = false,
+            // Too long without a key packet for the ring. A clip that has the last one goes on.
+            Err(RingError::NoKey { .. }) => {}
+            Err(e @ RingError::NoEnd { .. }) => {
+                tracing::warn!(source = %self.source, error = %e, "no pre-roll");
+            }
+            Err(e @ (RingError::Order { .. } | RingError::Params { .. })) => {
+                if !self.needs_key {
+                    tracing::warn!(source = %self.source, error = %e, "a packet was not kept");
+                }
+                self.needs_key = true;
+                let gap = Gap {
+                    from_ns: self.ring.newest_ns().unwrap_or(t_ns),
+                    to_ns: t_ns,
+                    lost: 1,
+                    cause: GapCause::EncoderError,
+                };
+                return self.take(Evidence::Gap(gap));
+            }
         }
         for i in (0..self.clips.len()).rev() {
             let clip = &mut self.clips[i];
             if !clip.is_waiting() {
                 let step = clip.push(&packet);
                 self.after(i, step);
-            } else if t_ns >= clip.request.start_ns {
+            } else if dts_ns >= clip.request.start_ns && self.ring.oldest_ns().is_some() {
                 self.begin(i);
             }
         }

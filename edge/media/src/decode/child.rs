@@ -57,7 +57,7 @@ struct Running {
 enum Stage {
     /// Not a byte has come out yet.
     Silent(ChildStdout),
-    Open(NutReader<Output>),
+    Open(Box<NutReader<Output>>),
     Broken,
 }
 
@@ -105,7 +105,11 @@ impl FfmpegDecoder {
     fn start(&self) -> Result<Running, DecodeError> {
         let gone = |e: io::Error| DecodeError::Gone(format!("starting {}: {e}", self.name));
         let mut command = Command::new(&self.program);
-        command.args(arguments(self.threads, knows_fps_mode(&self.program)));
+        command.args(arguments(
+            self.params.codec,
+            self.threads,
+            knows_fps_mode(&self.program),
+        ));
         // Nothing of a decoder is worth waiting for.
         let (process, pipes) = Process::spawn(command, self.name, true, Duration::ZERO)
             .map_err(|e| match e.kind() {
@@ -326,7 +330,7 @@ impl Running {
                     if &stream.fourcc != b"I420" || stream.width.max(stream.height) > MAX_SIDE {
                         return Err(NutError::Unsupported("pictures other than asked for"));
                     }
-                    self.stage = Stage::Open(nut);
+                    self.stage = Stage::Open(Box::new(nut));
                 }
                 None => return Ok(Progress::End),
             }
@@ -379,15 +383,20 @@ fn write_all(mut stdin: ChildStdin, header: &[u8], packets: &Receiver<Bytes>) {
     }
 }
 
-fn arguments(threads: u32, fps_mode: bool) -> Vec<OsString> {
+fn arguments(codec: Codec, threads: u32, fps_mode: bool) -> Vec<OsString> {
     let passthrough = if fps_mode { "-fps_mode" } else { "-vsync" };
-    // No probing: the container says everything, and each byte of it is live. Every picture once,
-    // at its own time (see source/ffmpeg.rs).
+    // No probing: the container says everything, and each byte of it is live (`-fflags nobuffer`
+    // would throw away what was probed). Every picture once, at its own time (source/ffmpeg.rs).
+    let decoder = match codec {
+        Codec::H264 => "h264",
+        Codec::H265 => "hevc",
+        Codec::Mjpeg => "mjpeg",
+    };
     format!(
         "-hide_banner -nostdin -loglevel error -threads {threads} -filter_threads 1 \
-         -fflags nobuffer -probesize 32 -analyzeduration 0 -copyts -f ivf -i pipe:0 \
+         -fpsprobesize 0 -probesize 32 -analyzeduration 0 -copyts -f ivf -c:v {decoder} -i pipe:0 \
          -map 0:v:0 -enc_time_base -1 {passthrough} passthrough \
-         -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
+         -threads 1 -c:v rawvideo -pix_fmt yuv420p -flush_packets 1 -f nut -write_index 0 pipe:1"
     )
     .split_ascii_whitespace()
     .map(OsString::from)

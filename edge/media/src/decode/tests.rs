@@ -248,22 +248,7 @@ fn a_child_gives_each_picture_to_its_packet_soon_and_with_ffmpegs_pixels() {
 #[test]
 fn with_b_pictures_each_picture_still_belongs_to_its_packet() {
     for codec in [Codec::H264, Codec::H265] {
-        let bytes = match codec {
-            Codec::H265 => encoded(
-                31,
-                codec,
-                &[
-                    "-x265-params",
-                    "log-level=none:bframes=2:b-adapt=0:open-gop=0",
-                ],
-            ),
-            _ => encoded(31, codec, &["-bf", "2", "-b_strategy", "0"]),
-        };
-        let order = display_order(codec, &bytes);
-        assert!(
-            order.windows(2).any(|w| w[0] > w[1]),
-            "{codec:?} {order:?}: nothing is reordered"
-        );
+        let (bytes, order) = with_b_pictures(codec);
         let packets = packets(codec, &bytes, Some(&order));
         let mut decoder = FfmpegDecoder::new(&packets[0].params, 1).unwrap();
         let got = decode(&mut decoder, &packets);
@@ -273,22 +258,40 @@ fn with_b_pictures_each_picture_still_belongs_to_its_packet() {
     }
 }
 
-/// Where each packet's picture is in the video, by ffprobe.
-fn display_order(codec: Codec, bytes: &[u8]) -> Vec<u64> {
+/// 31 pictures with B pictures among them, and where each packet's picture is in the video.
+fn with_b_pictures(codec: Codec) -> (Vec<u8>, Vec<u64>) {
     let dir = tempfile::tempdir().unwrap();
-    let (raw, mp4) = (dir.path().join("raw"), dir.path().join("out.mp4"));
-    std::fs::write(&raw, bytes).unwrap();
-    let format = if codec == Codec::H265 { "hevc" } else { "h264" };
-    let done = Command::new("ffmpeg")
-        .args([
-            "-v", "quiet", "-nostdin", "-fflags", "+genpts", "-r", "25", "-f", format, "-i",
-        ])
-        .arg(&raw)
-        .args(["-c", "copy"])
-        .arg(&mp4)
-        .status()
-        .unwrap();
-    assert!(done.success());
+    let (yuv, mkv) = (dir.path().join("in.yuv"), dir.path().join("out.mkv"));
+    std::fs::write(&yuv, raw(31)).unwrap();
+    let (encoder, format) = match codec {
+        Codec::H265 => (
+            "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=2:b-adapt=0:open-gop=0:keyint=10",
+            "hevc",
+        ),
+        _ => (
+            "-c:v libx264 -preset veryfast -x264-params bframes=2:b-adapt=0:open-gop=0:keyint=10:scenecut=0",
+            "h264",
+        ),
+    };
+    let run = |args: &str| {
+        let out = Command::new("ffmpeg")
+            .args(args.split_ascii_whitespace())
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        out.stdout
+    };
+    let (yuv, mkv) = (yuv.display(), mkv.display());
+    run(&format!(
+        "-v error -nostdin -f rawvideo -pix_fmt yuv420p -s {W}x{H} -r 25 -i {yuv} {encoder} {mkv}"
+    ));
+    let bytes = run(&format!(
+        "-v error -nostdin -i {mkv} -c copy -f {format} pipe:1"
+    ));
     let out = Command::new("ffprobe")
         .args([
             "-v",
@@ -298,7 +301,7 @@ fn display_order(codec: Codec, bytes: &[u8]) -> Vec<u64> {
             "-of",
             "csv=p=0",
         ])
-        .arg(&mp4)
+        .arg(mkv.to_string())
         .output()
         .unwrap();
     let pts: Vec<i64> = String::from_utf8(out.stdout)
@@ -308,15 +311,20 @@ fn display_order(codec: Codec, bytes: &[u8]) -> Vec<u64> {
         .collect();
     let mut sorted = pts.clone();
     sorted.sort_unstable();
-    pts.iter()
+    let order: Vec<u64> = pts
+        .iter()
         .map(|p| sorted.iter().position(|s| s == p).unwrap() as u64)
-        .collect()
+        .collect();
+    assert!(
+        order.windows(2).any(|w| w[0] > w[1]),
+        "{order:?}: nothing is reordered"
+    );
+    (bytes, order)
 }
 
 #[test]
 fn a_stream_that_turns_out_to_have_b_pictures_goes_to_the_child() {
-    let bytes = encoded(31, Codec::H264, &["-bf", "2", "-b_strategy", "0"]);
-    let order = display_order(Codec::H264, &bytes);
+    let (bytes, order) = with_b_pictures(Codec::H264);
     let packets = packets(Codec::H264, &bytes, Some(&order));
     let mut decoder = open(&packets[0].params, 1).unwrap();
     assert_eq!(decoder.name(), "openh264");

@@ -1,16 +1,22 @@
 //! Frames to packets: what an encoder is, what it makes, and how many bits it may spend.
 //!
-//! The one software encoder is [`OpenH264`]. A hardware one (V4L2 M2M) answers later than it is
-//! asked, which is why an encoder pushes packets into a list instead of returning one.
+//! The software encoders are [`OpenH264`] and [`Mjpeg`]; both take every pixel format. A hardware one
+//! (V4L2 M2M) answers later than it is asked, which is why an encoder pushes packets into a list
+//! instead of returning one.
+//!
+//! Packets also come from a device that encodes by itself: those are evidence as they are.
 
+mod i420;
+mod mjpeg;
 mod openh264;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use visualpath_core::{ColorSpec, FrameMeta, PixelFormat};
+use visualpath_core::{ColorSpec, FrameMeta};
 
+pub use self::mjpeg::Mjpeg;
 pub use self::openh264::OpenH264;
 use crate::ring::PACKET_OVERHEAD;
 
@@ -87,9 +93,10 @@ pub struct Packet {
     pub is_key: bool,
     /// When it is shown, source time in nanoseconds.
     pub pts_ns: i64,
-    /// When it is decoded; differs from `pts_ns` only in streams with reordering.
+    /// When it is decoded; strictly increasing, never after `pts_ns`, and different from it only in
+    /// streams with reordering.
     pub dts_ns: i64,
-    /// The frame it shows.
+    /// The frame it shows. Of packets that a device made: dense in decoding order; a hole is a loss.
     pub frame_id: u64,
     /// The parameter sets it needs.
     pub params: Arc<CodecParams>,
@@ -105,16 +112,6 @@ impl Packet {
 /// Why a frame did not become a packet.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// The encoder takes other formats.
-    #[error(
-        "frame {frame_id} is {format:?}, and the encoder takes i420 and grey: convert it at the source (`format`)"
-    )]
-    Format {
-        /// The frame.
-        frame_id: u64,
-        /// Its format.
-        format: PixelFormat,
-    },
     /// Layout and bytes disagree.
     #[error("frame {frame_id} has {have} bytes, its layout asks for {need}")]
     Pixels {
@@ -163,6 +160,35 @@ pub enum EncodeError {
         /// What the library said.
         message: String,
     },
+    /// The JPEG library failed.
+    #[error("libjpeg-turbo failed at frame {frame_id}: {message}")]
+    Jpeg {
+        /// The frame.
+        frame_id: u64,
+        /// What the library said.
+        message: String,
+    },
+}
+
+/// Whether a frame can be taken after one at `last_ns`.
+fn check(meta: &FrameMeta, pixels: &[u8], last_ns: Option<i64>) -> Result<(), EncodeError> {
+    let (frame_id, t_ns) = (meta.frame_id, meta.t_ns);
+    let (have, need) = (pixels.len(), meta.layout.bytes());
+    if have < need || meta.layout.width == 0 || meta.layout.height == 0 {
+        return Err(EncodeError::Pixels {
+            frame_id,
+            have,
+            need,
+        });
+    }
+    match last_ns.filter(|last| t_ns <= *last) {
+        Some(last_ns) => Err(EncodeError::Time {
+            frame_id,
+            t_ns,
+            last_ns,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Makes packets from the frames of one source.
@@ -182,11 +208,34 @@ pub trait Encoder: Send {
         packets: &mut Vec<Packet>,
     ) -> Result<(), EncodeError>;
 
+    /// The next packet must be a key packet: what it would refer to is not in the ring before it.
+    fn restart(&mut self);
+
     /// Appends what is still inside. Called once, at the end.
     ///
     /// # Errors
     /// What was inside is lost.
     fn flush(&mut self, packets: &mut Vec<Packet>) -> Result<(), EncodeError>;
+}
+
+/// Which software encoder to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EncoderKind {
+    /// [`OpenH264`].
+    #[default]
+    H264,
+    /// [`Mjpeg`]: a fraction of the CPU time and many times the bytes.
+    Mjpeg,
+}
+
+impl EncoderKind {
+    /// An encoder of this kind.
+    pub fn build(self, options: EncoderOptions) -> Box<dyn Encoder> {
+        match self {
+            Self::H264 => Box::new(OpenH264::new(options)),
+            Self::Mjpeg => Box::new(Mjpeg::new(options)),
+        }
+    }
 }
 
 /// How many bits to spend.

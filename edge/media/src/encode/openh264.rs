@@ -10,7 +10,7 @@
 //!   one by repeating the last column or row (nothing the camera saw is cut off), and so is a size
 //!   below 16.
 //! - **Colour.** The VUI says what `ColorSpec` says: BT.601 or BT.709, limited or full range. Grey
-//!   frames are full-range BT.601 with neutral chroma.
+//!   frames are full-range BT.601 with neutral chroma, RGB becomes limited-range BT.601.
 //! - **Profile.** Constrained Baseline: no reordering, so pts = dts, and every decoder takes it.
 
 use std::sync::Arc;
@@ -23,11 +23,10 @@ use openh264::encoder::{
     RateControlMode, SpsPpsStrategy, UsageType, VuiConfig,
 };
 use openh264::formats::YUVSource;
-use visualpath_core::{
-    ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageLayout, NS_PER_MS, PixelFormat,
-};
+use visualpath_core::{ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageLayout, NS_PER_MS};
 
-use super::{Codec, CodecParams, EncodeError, Encoder, EncoderOptions, Packet};
+use super::i420::{self, Canvas, Picture};
+use super::{Codec, CodecParams, EncodeError, Encoder, EncoderOptions, Packet, check};
 
 /// H.264 table 7-1.
 const NAL_SPS: u8 = 7;
@@ -40,6 +39,7 @@ pub struct OpenH264 {
     options: EncoderOptions,
     stream: Option<Stream>,
     last_ns: Option<i64>,
+    restarts: bool,
 }
 
 /// One run of pictures of one layout.
@@ -50,8 +50,9 @@ struct Stream {
     color: ColorSpec,
     first_ns: i64,
     last_key_ns: i64,
+    /// The next picture must be a key picture.
+    restarts: bool,
     params: Option<Arc<CodecParams>>,
-    /// Padded or grey pictures are put together here.
     canvas: Canvas,
 }
 
@@ -62,6 +63,7 @@ impl OpenH264 {
             options,
             stream: None,
             last_ns: None,
+            restarts: false,
         }
     }
 }
@@ -77,24 +79,20 @@ impl Encoder for OpenH264 {
         pixels: &[u8],
         packets: &mut Vec<Packet>,
     ) -> Result<(), EncodeError> {
-        let frame_id = meta.frame_id;
-        check(meta, pixels)?;
-        if let Some(last_ns) = self.last_ns.filter(|last| meta.t_ns <= *last) {
-            let t_ns = meta.t_ns;
-            return Err(EncodeError::Time {
-                frame_id,
-                t_ns,
-                last_ns,
-            });
-        }
+        check(meta, pixels, self.last_ns)?;
         self.last_ns = Some(meta.t_ns);
         let stream = match self.stream.take() {
             Some(stream) if stream.layout == meta.layout => self.stream.insert(stream),
             _ => self.stream.insert(Stream::begin(&self.options, meta)?),
         };
+        stream.restarts |= std::mem::take(&mut self.restarts);
         let packet = stream.encode(meta, pixels, self.options.gop_ns)?;
         packets.push(packet);
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.restarts = true;
     }
 
     fn flush(&mut self, _packets: &mut Vec<Packet>) -> Result<(), EncodeError> {
@@ -103,32 +101,10 @@ impl Encoder for OpenH264 {
     }
 }
 
-fn check(meta: &FrameMeta, pixels: &[u8]) -> Result<(), EncodeError> {
-    let (frame_id, format) = (meta.frame_id, meta.layout.format);
-    if !matches!(format, PixelFormat::I420 | PixelFormat::Grey) {
-        return Err(EncodeError::Format { frame_id, format });
-    }
-    let (have, need) = (pixels.len(), meta.layout.bytes());
-    if have < need {
-        return Err(EncodeError::Pixels {
-            frame_id,
-            have,
-            need,
-        });
-    }
-    Ok(())
-}
-
 impl Stream {
     fn begin(options: &EncoderOptions, meta: &FrameMeta) -> Result<Self, EncodeError> {
         let layout = meta.layout;
-        let color = match layout.format {
-            PixelFormat::Grey => ColorSpec {
-                matrix: ColorMatrix::Bt601,
-                range: ColorRange::Full,
-            },
-            _ => layout.color,
-        };
+        let color = i420::meaning(&layout);
         let vui = match color.matrix {
             ColorMatrix::Bt601 => VuiConfig::bt601(),
             ColorMatrix::Bt709 => VuiConfig::bt709(),
@@ -165,8 +141,9 @@ impl Stream {
             color,
             first_ns: meta.t_ns,
             last_key_ns: meta.t_ns,
+            restarts: false,
             params: None,
-            canvas: Canvas::for_layout(&layout),
+            canvas: Canvas::even(&layout, SMALLEST_SIDE),
         })
     }
 
@@ -180,11 +157,12 @@ impl Stream {
         // The first picture is a key picture by itself; asking before the library is set up is
         // not allowed.
         let begun = self.params.is_some();
-        if begun && (t_ns - self.last_key_ns >= gop_ns || meta.epoch != self.epoch) {
+        let due = t_ns - self.last_key_ns >= gop_ns || meta.epoch != self.epoch || self.restarts;
+        if begun && due {
             self.library.force_intra_frame();
         }
         self.epoch = meta.epoch;
-        let picture = self.canvas.picture(&self.layout, pixels);
+        let picture = self.canvas.picture(pixels);
         let picture = picture.ok_or(EncodeError::Pixels {
             frame_id: meta.frame_id,
             have: pixels.len(),
@@ -205,9 +183,15 @@ impl Stream {
                 return Err(EncodeError::Skipped { frame_id });
             }
         };
-        let mut data = BytesMut::new();
+        let layers = || (0..bits.num_layers()).filter_map(|i| bits.layer(i));
+        let mut room = 0;
+        for layer in layers() {
+            let nals = (0..layer.nal_count()).filter_map(|i| layer.nal_unit(i));
+            room += nals.map(|nal| nal.len() + 4).sum::<usize>();
+        }
+        let mut data = BytesMut::with_capacity(room);
         let (mut sps, mut pps) = (None, None);
-        for layer in (0..bits.num_layers()).filter_map(|i| bits.layer(i)) {
+        for layer in layers() {
             for nal in (0..layer.nal_count()).filter_map(|i| layer.nal_unit(i)) {
                 let nal = without_start_code(nal);
                 match nal.first().map(|b| b & 0x1F) {
@@ -245,6 +229,7 @@ impl Stream {
         }
         if is_key {
             self.last_key_ns = t_ns;
+            self.restarts = false;
         }
         Ok(Packet {
             data: data.freeze(),
@@ -275,20 +260,13 @@ fn without_start_code(nal: &[u8]) -> &[u8] {
     }
 }
 
-/// A picture as the library wants it: three planes of an even size.
-struct Picture<'a> {
-    width: usize,
-    height: usize,
-    planes: [&'a [u8]; 3],
-    strides: (usize, usize, usize),
-}
-
 impl YUVSource for Picture<'_> {
     fn dimensions(&self) -> (usize, usize) {
         (self.width, self.height)
     }
     fn strides(&self) -> (usize, usize, usize) {
-        self.strides
+        let [y, u, v] = self.strides;
+        (y, u, v)
     }
     fn y(&self) -> &[u8] {
         self.planes[0]
@@ -301,82 +279,10 @@ impl YUVSource for Picture<'_> {
     }
 }
 
-/// Room for a padded copy, and for the chroma a grey picture does not have.
-struct Canvas {
-    width: usize,
-    height: usize,
-    padded: bool,
-    planes: [Vec<u8>; 3],
-}
-
-impl Canvas {
-    fn for_layout(layout: &ImageLayout) -> Self {
-        let (w, h) = (layout.width as usize, layout.height as usize);
-        let even = |n: usize| n.next_multiple_of(2).max(SMALLEST_SIDE);
-        let (width, height) = (even(w), even(h));
-        let padded = (width, height) != (w, h);
-        let grey = layout.format == PixelFormat::Grey;
-        let luma = if padded { width * height } else { 0 };
-        let chroma = if padded || grey {
-            width * height / 4
-        } else {
-            0
-        };
-        Self {
-            width,
-            height,
-            padded,
-            planes: [vec![0; luma], vec![128; chroma], vec![128; chroma]],
-        }
-    }
-
-    /// `None` if `pixels` is shorter than the layout says.
-    fn picture<'a>(&'a mut self, layout: &ImageLayout, pixels: &'a [u8]) -> Option<Picture<'a>> {
-        let (width, height) = (self.width, self.height);
-        let mut planes: [&[u8]; 3] = [&[]; 3];
-        let mut strides = [width, width / 2, width / 2];
-        for (i, (canvas, out)) in self.planes.iter_mut().zip(&mut planes).enumerate() {
-            match layout.planes().get(i) {
-                Some(plane) => {
-                    let from = layout.plane(pixels, i)?;
-                    if self.padded {
-                        let size = if i == 0 { width } else { width / 2 };
-                        pad(from, plane.stride, plane.row_bytes, canvas, size);
-                        *out = canvas;
-                    } else {
-                        strides[i] = plane.stride;
-                        *out = from;
-                    }
-                }
-                // Grey: the canvas holds neutral chroma.
-                None => *out = canvas,
-            }
-        }
-        Some(Picture {
-            width,
-            height,
-            planes,
-            strides: (strides[0], strides[1], strides[2]),
-        })
-    }
-}
-
-/// Copies rows of `used` bytes into rows of `width`, repeating the last byte and the last row.
-fn pad(from: &[u8], stride: usize, used: usize, to: &mut [u8], width: usize) {
-    let rows = from.len() / stride.max(1);
-    for (y, out) in to.chunks_exact_mut(width).enumerate() {
-        let start = y.min(rows.saturating_sub(1)) * stride;
-        let row = from.get(start..start + used).unwrap_or_default();
-        let n = row.len().min(width);
-        out[..n].copy_from_slice(&row[..n]);
-        out[n..].fill(row.last().copied().unwrap_or(0));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use visualpath_core::NS_PER_S;
+    use visualpath_core::{NS_PER_S, PixelFormat};
 
     fn meta(layout: ImageLayout, frame_id: u64, t_ns: i64) -> FrameMeta {
         FrameMeta {
@@ -496,9 +402,6 @@ mod tests {
             let p = &packets[0].params;
             assert_eq!((p.width, p.height), coded, "{w}x{h}");
         }
-        let mut out = [0; 12];
-        pad(&[1, 2, 3, 9, 4, 5, 6, 9], 4, 3, &mut out, 4);
-        assert_eq!(out, [1, 2, 3, 3, 4, 5, 6, 6, 4, 5, 6, 6]);
     }
 
     #[test]
@@ -523,13 +426,31 @@ mod tests {
     }
 
     #[test]
+    fn a_restarted_encoder_begins_with_a_key_picture_even_after_a_failure() {
+        let mut encoder = OpenH264::new(EncoderOptions::default());
+        let mut packets = Vec::new();
+        let l = layout(64, 48);
+        for i in 0..6 {
+            if i == 2 {
+                encoder.restart();
+                let e = encoder.encode(&meta(l, 9, 2), &[0; 10], &mut packets);
+                assert!(e.is_err());
+            }
+            let m = meta(l, i, 10 + i as i64);
+            encoder.encode(&m, &noise(&l, 1), &mut packets).unwrap();
+        }
+        let keys: Vec<bool> = packets.iter().map(|p| p.is_key).collect();
+        assert_eq!(keys, [true, false, true, false, false, false]);
+    }
+
+    #[test]
     fn what_can_not_be_encoded_is_an_error_and_the_next_frame_is_taken() {
         let mut encoder = OpenH264::new(EncoderOptions::default());
         let mut packets = Vec::new();
         let l = layout(64, 48);
-        let rgb = ImageLayout::packed(PixelFormat::Rgb, 64, 48, ColorSpec::default());
-        let e = encoder.encode(&meta(rgb, 1, 0), &[0; 64 * 48 * 3], &mut packets);
-        assert!(e.unwrap_err().to_string().contains("Rgb"));
+        let empty = layout(0, 48);
+        let e = encoder.encode(&meta(empty, 1, 0), &[0; 10], &mut packets);
+        assert!(matches!(e, Err(EncodeError::Pixels { .. })));
         let e = encoder.encode(&meta(l, 2, 0), &[0; 10], &mut packets);
         assert!(matches!(e, Err(EncodeError::Pixels { have: 10, .. })));
         let big = layout(4000, 2200);

@@ -1,7 +1,7 @@
 //! The boxes of a one-track video file, each with its section in ISO/IEC 14496-12:2022.
 
-use super::{Chunk, Mp4Error, Sample, TIMESCALE, too_large};
-use crate::encode::CodecParams;
+use super::{Chunk, Mp4Error, Sample, TIMESCALE, sps, too_large};
+use crate::encode::{Codec, CodecParams};
 use visualpath_core::{ColorMatrix, ColorRange};
 
 const TRACK: u32 = 1;
@@ -87,11 +87,17 @@ impl Boxes {
     }
 
     /// 4.3. `iso6` allows `tfdt`, `iso5` `default-base-is-moof`.
-    pub(super) fn ftyp(&mut self) {
+    pub(super) fn ftyp(&mut self, codec: Codec) {
         self.u32(8 + 8 + 4 * 5);
         self.bytes(b"ftypiso6");
         self.u32(0);
-        self.bytes(b"iso6iso5isomavc1mp41");
+        self.bytes(b"iso6iso5isom");
+        self.bytes(match codec {
+            Codec::H264 => b"avc1",
+            Codec::H265 => b"hvc1",
+            Codec::Mjpeg => b"mp42",
+        });
+        self.bytes(b"mp41");
     }
 
     /// 8.1.2: `size` bytes nobody reads.
@@ -192,10 +198,10 @@ impl Boxes {
         params: &CodecParams,
         samples: &[Sample],
         chunks: &[Chunk],
-        edit_tick: i64,
+        (edit_tick, edit_end_tick): (i64, i64),
         end_tick: i64,
     ) -> Result<(), Mp4Error> {
-        let edit = (edit_tick, end_tick.saturating_sub(edit_tick).max(1));
+        let edit = (edit_tick, edit_end_tick.saturating_sub(edit_tick).max(1));
         let moov = self.open(b"moov");
         self.mvhd(edit.1)?;
         self.trak(params, samples, chunks, edit, end_tick)?;
@@ -311,12 +317,12 @@ impl Boxes {
             }
             self.close(ctts)?;
         }
-        // 8.6.2.
+        // 8.6.2; without it every sample is one.
         let keys = samples.iter().enumerate().filter(|(_, s)| s.is_key);
         let keys: Vec<u32> = keys
             .filter_map(|(i, _)| u32::try_from(i + 1).ok())
             .collect();
-        if !samples.is_empty() {
+        if keys.len() < samples.len() {
             let stss = self.open_full(b"stss", 0, 0);
             self.count(keys.len())?;
             keys.iter().for_each(|n| self.u32(*n));
@@ -375,12 +381,18 @@ impl Boxes {
         self.close(table)
     }
 
-    /// 8.5.2 with one `avc1` entry (12.1.3; ISO/IEC 14496-15, 5.4.2.1): parameter sets are here and
-    /// not in the samples.
+    /// 8.5.2 with one entry (12.1.3). Parameter sets are in it and not in the samples.
     fn stsd(&mut self, params: &CodecParams) -> Result<(), Mp4Error> {
         let stsd = self.open_full(b"stsd", 0, 0);
         self.u32(1);
-        let avc1 = self.open(b"avc1");
+        let entry = self.open(match params.codec {
+            // ISO/IEC 14496-15, 5.4.2.1.
+            Codec::H264 => b"avc1",
+            // The same, 8.4.1.
+            Codec::H265 => b"hvc1",
+            // ISO/IEC 14496-14, 5.6: what it is, is in `esds`.
+            Codec::Mjpeg => b"mp4v",
+        });
         self.zeros(6);
         self.u16(1);
         self.zeros(16);
@@ -393,7 +405,11 @@ impl Boxes {
         self.zeros(32);
         self.u16(24);
         self.u16(0xFFFF);
-        self.avcc(params)?;
+        match params.codec {
+            Codec::H264 => self.avcc(params)?,
+            Codec::H265 => self.hvcc(params)?,
+            Codec::Mjpeg => self.esds()?,
+        }
         // 12.1.5: what the VUI says, for readers that do not parse it.
         let colr = self.open(b"colr");
         self.bytes(b"nclx");
@@ -405,8 +421,16 @@ impl Boxes {
         let full = params.color.range == ColorRange::Full;
         self.u8(if full { 0x80 } else { 0 });
         self.close(colr)?;
-        self.close(avc1)?;
+        self.close(entry)?;
         self.close(stsd)
+    }
+
+    /// A NAL unit behind its length.
+    fn set(&mut self, set: &[u8], what: &'static str) -> Result<(), Mp4Error> {
+        let len = u16::try_from(set.len()).map_err(|_| too_large(what, set.len()))?;
+        self.u16(len);
+        self.bytes(set);
+        Ok(())
     }
 
     /// ISO/IEC 14496-15, 5.3.3.1.2: lengths of 4 bytes, one parameter set of each kind.
@@ -415,19 +439,66 @@ impl Boxes {
         let at = |i: usize| params.sps.get(i).copied().unwrap_or(0);
         let profile = at(1);
         self.bytes(&[1, profile, at(2), at(3), 0xFC | 3, 0xE0 | 1]);
-        for (set, what) in [(&params.sps, "an SPS"), (&params.pps, "a PPS")] {
-            if what == "a PPS" {
-                self.u8(1);
-            }
-            let len = u16::try_from(set.len()).map_err(|_| too_large(what, set.len()))?;
-            self.u16(len);
-            self.bytes(set);
-        }
-        // The high profiles also say their format; all our encoders make 4:2:0 of 8 bits.
+        self.set(&params.sps, "an SPS")?;
+        self.u8(1);
+        self.set(&params.pps, "a PPS")?;
+        // The high profiles also say their format; no extension of the SPS follows.
         if matches!(profile, 100 | 110 | 122 | 144) {
-            self.bytes(&[0xFC | 1, 0xF8, 0xF8, 0]);
+            let s = sps::h264_samples(&params.sps);
+            self.bytes(&[
+                0xFC | s.chroma_format,
+                0xF8 | s.luma_depth,
+                0xF8 | s.chroma_depth,
+                0,
+            ]);
         }
         self.close(avcc)
+    }
+
+    /// ISO/IEC 14496-15, 8.3.3.1.2: lengths of 4 bytes, one parameter set of each kind.
+    fn hvcc(&mut self, params: &CodecParams) -> Result<(), Mp4Error> {
+        let hvcc = self.open(b"hvcC");
+        let sps = sps::h265(&params.sps);
+        self.u8(1);
+        self.bytes(&sps.general);
+        // Spatial segmentation and parallelism unknown.
+        self.u16(0xF000);
+        self.u8(0xFC);
+        self.bytes(&[
+            0xFC | sps.samples.chroma_format,
+            0xF8 | sps.samples.luma_depth,
+            0xF8 | sps.samples.chroma_depth,
+        ]);
+        // The average frame rate is unknown, whether it is constant too.
+        self.u16(0);
+        self.u8(sps.temporal_layers << 3 | u8::from(sps.temporal_id_nested) << 2 | 3);
+        let sets = [
+            (32, &params.vps, "a VPS"),
+            (33, &params.sps, "an SPS"),
+            (34, &params.pps, "a PPS"),
+        ];
+        self.u8(3);
+        for (kind, set, what) in sets {
+            // Complete: none of this kind in the samples.
+            self.u8(0x80 | kind);
+            self.u16(1);
+            self.set(set, what)?;
+        }
+        self.close(hvcc)
+    }
+
+    /// ISO/IEC 14496-14, 5.6, with the descriptors of ISO/IEC 14496-1, 7.2.6. Object type 0x6C is
+    /// JPEG (ISO/IEC 10918-1), registered for this.
+    fn esds(&mut self) -> Result<(), Mp4Error> {
+        let esds = self.open_full(b"esds", 0, 0);
+        // ES_Descriptor: stream 0, which MP4 asks for, no dependence.
+        self.bytes(&[0x03, 3 + 15 + 3, 0, 0, 0]);
+        // DecoderConfigDescriptor: a visual stream; buffer size and bit rates unknown.
+        self.bytes(&[0x04, 13, 0x6C, 0x04 << 2 | 1]);
+        self.zeros(11);
+        // SLConfigDescriptor: the one for MP4 files.
+        self.bytes(&[0x06, 1, 2]);
+        self.close(esds)
     }
 }
 

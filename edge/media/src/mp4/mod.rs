@@ -30,6 +30,7 @@
 //! up. Ticks strictly increase.
 
 mod boxes;
+mod sps;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -58,6 +59,13 @@ struct Sample {
     shift: i32,
     size: u32,
     is_key: bool,
+}
+
+impl Sample {
+    /// Presentation time.
+    fn shown(&self) -> i64 {
+        self.tick.saturating_add(i64::from(self.shift))
+    }
 }
 
 /// The samples of one fragment lie side by side.
@@ -168,7 +176,7 @@ impl Mp4Writer {
     /// Those of `out`, and a picture larger than 65535.
     pub fn begin(&mut self, out: &mut impl Write) -> Result<(), Mp4Error> {
         let mut b = Boxes::default();
-        b.ftyp();
+        b.ftyp(self.params.codec);
         self.front = b.len();
         b.free(usize::try_from(self.reserve).unwrap_or(MOOV_BYTES_FIXED));
         b.free(16);
@@ -241,18 +249,31 @@ impl Mp4Writer {
         }
     }
 
-    /// What makes the file a plain one that holds the first `keep` samples (the media of later ones
-    /// stays in the file, unreferenced). Writes nothing.
+    /// What makes the file a plain one that shows everything up to the picture at `last_ns`. Later
+    /// pictures are listed only if decoding up to there takes them (reordering), and not shown; the
+    /// media of the others stays in the file, unreferenced. Writes nothing.
     ///
     /// # Errors
     /// If no sample is left, or a number does not fit.
-    pub fn finish(&self, keep: usize) -> Result<Finish, Mp4Error> {
-        let samples = &self.samples[..keep.min(self.samples.len())];
+    pub fn finish(&self, last_ns: i64) -> Result<Finish, Mp4Error> {
+        let last_tick = tick(last_ns, self.t0_ns);
+        let listed = self.samples.iter().rposition(|s| s.shown() <= last_tick);
+        let samples = &self.samples[..listed.map_or(0, |i| i + 1)];
         let end_tick = match (self.samples.get(samples.len()), samples.is_empty()) {
             (_, true) => return Err(Mp4Error::Empty),
             (Some(next), _) => next.tick,
             (None, _) => self.end_tick,
         };
+        // The last picture is shown until the next one, if there is one.
+        let later = self
+            .samples
+            .iter()
+            .map(Sample::shown)
+            .filter(|t| *t > last_tick);
+        let shown_until = later.min().unwrap_or_else(|| {
+            let newest = samples.last().map_or(0, |s| s.tick);
+            last_tick.saturating_add(end_tick - newest)
+        });
         let mut left = samples.len();
         let mut chunks = Vec::with_capacity(self.chunks.len());
         for c in &self.chunks {
@@ -263,7 +284,8 @@ impl Mp4Writer {
             }
         }
         let mut b = Boxes::default();
-        b.plain_moov(&self.params, samples, &chunks, self.edit_tick, end_tick)?;
+        let edit = (self.edit_tick, shown_until);
+        b.plain_moov(&self.params, samples, &chunks, edit, end_tick)?;
         let moov = b.into_bytes();
 
         let media_at = self.front + self.reserve;
@@ -342,6 +364,10 @@ mod tests {
             .collect()
     }
 
+    fn last(packets: &[Packet]) -> i64 {
+        packets.iter().map(|p| p.pts_ns).max().unwrap()
+    }
+
     fn written(expected: usize) -> (Vec<u8>, Mp4Writer, Vec<Packet>) {
         let packets: Vec<Packet> = times()
             .iter()
@@ -399,7 +425,7 @@ mod tests {
             let t0 = packets[0].dts_ns;
             let mp4 = check(&file, &packets, t0);
             assert_eq!(mp4.moofs.len(), 4);
-            let finish = w.finish(packets.len()).unwrap();
+            let finish = w.finish(last(&packets)).unwrap();
             assert_eq!(finish.moov_in_front, in_front);
             let plain = apply(file, &finish);
             let mp4 = check(&plain, &packets, t0);
@@ -416,17 +442,18 @@ mod tests {
     fn a_file_can_be_finished_at_any_sample() {
         let (file, w, packets) = written(100);
         for keep in 1..=packets.len() {
-            let plain = apply(file.clone(), &w.finish(keep).unwrap());
+            let plain = apply(file.clone(), &w.finish(last(&packets[..keep])).unwrap());
             check(&plain, &packets[..keep], packets[0].dts_ns);
         }
-        assert!(matches!(w.finish(0), Err(Mp4Error::Empty)));
+        let before = packets[0].pts_ns - 1_000;
+        assert!(matches!(w.finish(before), Err(Mp4Error::Empty)));
     }
 
     #[test]
     fn every_reserve_gives_a_whole_file() {
         // The remainder of the reserve passes through 0 and the sizes no box can have.
         let (file, w, packets) = written(100);
-        let moov = w.finish(packets.len()).unwrap().patches[0].bytes.len() as u64;
+        let moov = w.finish(last(&packets)).unwrap().patches[0].bytes.len() as u64;
         drop((file, w));
         for reserve in moov.saturating_sub(4)..moov + 20 {
             let (_, mut w, packets) = written(100);
@@ -443,28 +470,38 @@ mod tests {
             let mut file = Vec::new();
             w.begin(&mut file).unwrap();
             w.fragment(&mut file, &packets, 9_000_000_000).unwrap();
-            let plain = apply(file, &w.finish(packets.len()).unwrap());
+            let plain = apply(file, &w.finish(last(&packets)).unwrap());
             check(&plain, &packets, packets[0].dts_ns);
         }
     }
 
     #[test]
-    fn reordered_pictures_keep_both_times() {
+    fn reordered_pictures_keep_both_times_and_end_at_the_one_asked_for() {
         let (mut w, mut file) = (
-            Mp4Writer::new(CodecParams::for_tests(64, 48), 0, 0, 10),
+            Mp4Writer::new(CodecParams::for_tests(64, 48), 0, 40_000_000, 10),
             Vec::new(),
         );
         let mut packets = Vec::new();
-        for (i, shown) in [1i64, 4, 2, 3].into_iter().enumerate() {
+        for (i, shown) in [1i64, 4, 2, 3, 7, 5, 6].into_iter().enumerate() {
             let mut p = packet(i as i64 * 40_000_000, i == 0, 1);
             p.pts_ns = shown * 40_000_000;
             packets.push(p);
         }
         w.begin(&mut file).unwrap();
-        w.fragment(&mut file, &packets, 160_000_000).unwrap();
+        w.fragment(&mut file, &packets, 280_000_000).unwrap();
         check(&file, &packets, 0);
-        let plain = apply(file, &w.finish(4).unwrap());
-        check(&plain, &packets, 0);
+        // Ending at picture 3 takes 4, which 3 refers to, but does not show it.
+        for (end, listed) in [(7, 7), (6, 7), (5, 6), (4, 4), (3, 4), (2, 3), (1, 1)] {
+            let finish = w.finish(end * 40_000_000).unwrap();
+            let plain = apply(file.clone(), &finish);
+            let mp4 = check(&plain, &packets[..listed], 0);
+            let elst = mp4.moov.traks[0].edts.as_ref().unwrap();
+            let edit = &elst.elst.as_ref().unwrap().entries[0];
+            assert_eq!(
+                (edit.media_time, edit.segment_duration),
+                (40_000, end as u64 * 40_000)
+            );
+        }
     }
 
     #[test]

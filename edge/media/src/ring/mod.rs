@@ -2,13 +2,20 @@
 //!
 //! A GOP (group of pictures) is a key packet and what follows it up to the next key packet. It is
 //! the smallest thing that decodes alone, hence the smallest thing worth keeping or throwing away.
+//! Where every packet is a key (MJPEG), keys that follow each other make one GOP of the same length
+//! as anywhere else: a unit of the ring, in which decoding may begin at every packet.
+
+mod reach;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use visualpath_core::{NS_PER_MS, NS_PER_S};
 
 use crate::encode::{CodecParams, Packet};
+
+pub use self::reach::{Shortfall, shortfall};
 
 /// A stretch of source time in which pictures exist that the evidence does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +40,11 @@ pub enum GapCause {
     EncoderBusy,
     /// The encoder refused or failed on them.
     EncoderError,
+    /// The device encoded them, and they came faster than the disk took what is written.
+    WriterBusy,
+    /// The device encoded them, and nothing could decode them: evidence began between two key
+    /// pictures.
+    NoKey,
 }
 
 /// Bytes a packet costs beside its data: the entry itself and its allocation's header.
@@ -55,13 +67,37 @@ pub enum RingError {
         /// That of the newest packet.
         last_ns: i64,
     },
+    /// No key packet came for so long that memory would not be bounded; the GOP was thrown away.
+    #[error(
+        "no key packet in {bytes} bytes: let the camera make one more often, or raise [clip] ring_bytes"
+    )]
+    NoEnd {
+        /// Cost of the GOP.
+        bytes: usize,
+    },
+    /// Other parameter sets need a key packet.
+    #[error("the packet at {pts_ns} ns needs other parameter sets than the key packet before it")]
+    Params {
+        /// Its time.
+        pts_ns: i64,
+    },
 }
+
+/// A GOP is not thrown away while it is written unless it costs more than this and than twice the
+/// budget.
+const MOST_GOP_BYTES: usize = 32 << 20;
+/// Longest time a packet counts for in the bit rate: beyond it nothing was there.
+const LONGEST_STEP_NS: i64 = NS_PER_S;
+/// Media that must have been seen before a measured bit rate counts.
+const LEAST_MEASURED_NS: i64 = NS_PER_S;
 
 /// A key packet and its followers.
 #[derive(Debug)]
 pub struct Gop {
     packets: Vec<Packet>,
     cost: usize,
+    /// Time that its packets stand for: up to the next GOP, but for what is missing before it.
+    media_ns: i64,
 }
 
 impl Gop {
@@ -75,6 +111,19 @@ impl Gop {
         self.packets.first().map_or(i64::MAX, |p| p.pts_ns)
     }
 
+    /// Whether `packet` begins another GOP: a key, unless it follows a key directly and this GOP is
+    /// neither `longest_ns` long yet nor costs `most`.
+    fn ends_before(&self, packet: &Packet, longest_ns: i64, most: usize) -> bool {
+        let Some((first, last)) = self.packets.first().zip(self.packets.last()) else {
+            return true;
+        };
+        let joins = last.is_key
+            && self.cost < most
+            && packet.params == first.params
+            && packet.dts_ns.saturating_sub(first.dts_ns) < longest_ns;
+        packet.is_key && !joins
+    }
+
     /// The parameter sets its packets need.
     pub fn params(&self) -> Option<&Arc<CodecParams>> {
         self.packets.first().map(|p| &p.params)
@@ -84,8 +133,17 @@ impl Gop {
 /// What a ring holds at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RingState {
+    /// What everything may cost.
+    pub budget_bytes: usize,
     /// Cost of everything held.
     pub bytes: usize,
+    /// From the oldest packet to the newest, milliseconds.
+    pub held_ms: i64,
+    /// The measured bit rate: cost per second of what is held, outages not counted. `None` before
+    /// a second was seen.
+    pub bytes_per_s: Option<u64>,
+    /// Length of the longest GOP held, nanoseconds.
+    pub gop_ns: i64,
     /// Packets held.
     pub packets: usize,
     /// GOPs held.
@@ -107,10 +165,12 @@ pub struct RingState {
 ///
 /// **Eviction.** After a packet was added, whole GOPs are thrown away, oldest first, while the ring
 /// costs more than its budget and holds more than one GOP. The GOP being written is never thrown
-/// away, so one that is larger than the budget is held in full: the ring then exceeds its budget by
-/// at most that one GOP, whose length the encoder bounds (`gop_s`).
+/// away, so one that is larger than the budget is held in full, and the ring exceeds its budget by
+/// at most that one GOP. How long it gets is up to `gop_s`, or to the camera; beyond twice the budget
+/// and 32 MiB it is thrown away after all, and nothing is held until the next key packet.
 ///
-/// **Time.** Adding is O(1) amortised (each packet is pushed once and popped once), finding the
+/// **Time.** Adding is O(1) amortised (each packet is pushed once and popped once; throwing away the
+/// longest GOP looks at all that are left), finding the
 /// start of a cut is O(log GOPs). A cut clones `Packet`s, whose media bytes are shared.
 #[derive(Debug)]
 pub struct Ring {
@@ -119,6 +179,11 @@ pub struct Ring {
     budget_bytes: usize,
     bytes: usize,
     packets: usize,
+    media_ns: i64,
+    /// Of the GOPs that are whole.
+    longest_gop_ns: i64,
+    /// Keys that follow each other share a GOP of up to this length.
+    group_ns: i64,
     last_dts_ns: Option<i64>,
     newest_ns: Option<i64>,
     evicted_gops: u64,
@@ -126,14 +191,18 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// An empty ring that may cost `budget_bytes`.
-    pub fn new(budget_bytes: usize) -> Self {
+    /// An empty ring that may cost `budget_bytes`. Key packets that follow each other directly
+    /// share a GOP until it is `group_ns` long; with 0 each begins its own.
+    pub fn new(budget_bytes: usize, group_ns: i64) -> Self {
         Self {
             gops: VecDeque::new(),
             gaps: VecDeque::new(),
             budget_bytes,
             bytes: 0,
             packets: 0,
+            media_ns: 0,
+            longest_gop_ns: 0,
+            group_ns,
             last_dts_ns: None,
             newest_ns: None,
             evicted_gops: 0,
@@ -144,41 +213,72 @@ impl Ring {
     /// Adds a packet, then evicts.
     ///
     /// # Errors
-    /// A packet that nothing could decode, or that is not newer than the newest, is not taken.
+    /// A packet that nothing could decode, that is not newer than the newest, or with which a GOP
+    /// gets too large, is not taken.
     pub fn add(&mut self, packet: Packet) -> Result<(), RingError> {
         if let Some(last_ns) = self.last_dts_ns.filter(|last| packet.dts_ns <= *last) {
             let dts_ns = packet.dts_ns;
             return Err(RingError::Order { dts_ns, last_ns });
         }
         let (cost, pts_ns, dts_ns) = (packet.cost(), packet.pts_ns, packet.dts_ns);
-        if packet.is_key {
-            self.gops.push_back(Gop {
-                packets: vec![packet],
-                cost,
-            });
-        } else if let Some(gop) = self.gops.back_mut() {
-            gop.packets.push(packet);
-            gop.cost += cost;
-        } else {
-            return Err(RingError::NoKey { pts_ns });
+        let step_ns = self.last_dts_ns.map_or(0, |last| dts_ns - last);
+        let media_ns = step_ns.min(LONGEST_STEP_NS);
+        match self.gops.back_mut() {
+            None if !packet.is_key => return Err(RingError::NoKey { pts_ns }),
+            Some(gop) if !gop.ends_before(&packet, self.group_ns, self.budget_bytes / 8) => {
+                if gop.params() != Some(&packet.params) {
+                    return Err(RingError::Params { pts_ns });
+                }
+                gop.packets.push(packet);
+                gop.cost += cost;
+                gop.media_ns += media_ns;
+            }
+            ended => {
+                if let Some(gop) = ended {
+                    gop.media_ns += media_ns;
+                    self.longest_gop_ns = self.longest_gop_ns.max(gop.media_ns);
+                }
+                self.gops.push_back(Gop {
+                    packets: vec![packet],
+                    cost,
+                    media_ns: 0,
+                });
+            }
         }
+        self.media_ns += media_ns;
         self.last_dts_ns = Some(dts_ns);
         self.newest_ns = Some(self.newest_ns.map_or(pts_ns, |n| n.max(pts_ns)));
         self.bytes += cost;
         self.packets += 1;
         self.evict();
+        let most = self.budget_bytes.saturating_mul(2).max(MOST_GOP_BYTES);
+        if self.gops.len() == 1 && self.bytes > most {
+            let bytes = self.bytes;
+            self.evict_oldest();
+            return Err(RingError::NoEnd { bytes });
+        }
         Ok(())
+    }
+
+    fn evict_oldest(&mut self) {
+        let Some(gop) = self.gops.pop_front() else {
+            return;
+        };
+        self.bytes -= gop.cost;
+        self.media_ns -= gop.media_ns;
+        if gop.media_ns >= self.longest_gop_ns {
+            let newest = self.gops.len().saturating_sub(1);
+            let whole = self.gops.iter().take(newest).map(|g| g.media_ns);
+            self.longest_gop_ns = whole.max().unwrap_or(0);
+        }
+        self.packets -= gop.packets.len();
+        self.evicted_gops += 1;
+        self.evicted_packets += gop.packets.len() as u64;
     }
 
     fn evict(&mut self) {
         while self.bytes > self.budget_bytes && self.gops.len() > 1 {
-            let Some(gop) = self.gops.pop_front() else {
-                return;
-            };
-            self.bytes -= gop.cost;
-            self.packets -= gop.packets.len();
-            self.evicted_gops += 1;
-            self.evicted_packets += gop.packets.len() as u64;
+            self.evict_oldest();
         }
         if let Some(oldest) = self.oldest_ns() {
             while self.gaps.front().is_some_and(|g| g.to_ns <= oldest) {
@@ -219,15 +319,39 @@ impl Ring {
         self.newest_ns
     }
 
+    /// Decoding time of the newest packet: every picture shown up to then is here.
+    pub fn decoded_ns(&self) -> Option<i64> {
+        self.last_dts_ns
+    }
+
     /// Whether anything was ever thrown away.
     pub fn has_evicted(&self) -> bool {
         self.evicted_gops > 0
     }
 
+    fn bytes_per_s(&self) -> Option<u64> {
+        if self.media_ns < LEAST_MEASURED_NS {
+            return None;
+        }
+        // How long the newest packet will stand for is not known yet.
+        let newest = self.gops.back().and_then(|g| g.packets.last());
+        let bytes = self.bytes - newest.map_or(0, Packet::cost);
+        let second = u128::from(NS_PER_S.unsigned_abs());
+        let per_s = bytes as u128 * second / u128::from(self.media_ns.unsigned_abs());
+        u64::try_from(per_s).ok()
+    }
+
     /// Size and reach.
     pub fn state(&self) -> RingState {
+        let reach_ns = self.oldest_ns().zip(self.newest_ns);
+        let reach_ns = reach_ns.map_or(0, |(old, new)| new.saturating_sub(old));
+        let newest_gop_ns = self.gops.back().map_or(0, |g| g.media_ns);
         RingState {
+            budget_bytes: self.budget_bytes,
             bytes: self.bytes,
+            held_ms: reach_ns / NS_PER_MS,
+            bytes_per_s: self.bytes_per_s(),
+            gop_ns: self.longest_gop_ns.max(newest_gop_ns),
             packets: self.packets,
             gops: self.gops.len(),
             oldest_ns: self.oldest_ns(),
@@ -257,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_packet_nothing_could_decode_is_refused() {
-        let mut ring = Ring::new(1000);
+        let mut ring = Ring::new(1000, 0);
         assert_eq!(
             ring.add(packet(5, false, 1)),
             Err(RingError::NoKey { pts_ns: 5 })
@@ -272,7 +396,7 @@ mod tests {
 
     #[test]
     fn the_gop_being_written_is_kept_whatever_it_costs() {
-        let mut ring = Ring::new(10);
+        let mut ring = Ring::new(10, 0);
         ring.add(packet(0, true, 100)).unwrap();
         ring.add(packet(1, false, 100)).unwrap();
         assert_eq!(ring.state().packets, 2);
@@ -291,7 +415,7 @@ mod tests {
             lost: 1,
             cause,
         };
-        let mut ring = Ring::new(2 * PACKET_OVERHEAD + 2);
+        let mut ring = Ring::new(2 * PACKET_OVERHEAD + 2, 0);
         ring.add(packet(0, true, 1)).unwrap();
         ring.add_gap(gap(0, 10));
         ring.add(packet(10, true, 1)).unwrap();
@@ -301,23 +425,82 @@ mod tests {
         assert_eq!(ring.gaps().copied().collect::<Vec<_>>(), [gap(10, 20)]);
     }
 
+    #[test]
+    fn pictures_that_are_all_keys_share_gops_of_the_usual_length() {
+        let mut ring = Ring::new(usize::MAX, 100);
+        (0..25).for_each(|i| ring.add(packet(i * 10, true, 1)).unwrap());
+        let gops: Vec<usize> = ring.gops().map(|g| g.packets().len()).collect();
+        assert_eq!(gops, [10, 10, 5]);
+        let from: Vec<i64> = ring.gops_from(125).map(Gop::key_ns).collect();
+        assert_eq!(from, [100, 200]);
+        assert_eq!(ring.state().gop_ns, 100);
+        // A key after a picture that is none begins a GOP, however short the one before was.
+        ring.add(packet(250, false, 1)).unwrap();
+        ring.add(packet(260, true, 1)).unwrap();
+        assert_eq!(ring.state().gops, 4);
+    }
+
+    #[test]
+    fn a_camera_that_makes_no_key_packet_does_not_fill_the_memory() {
+        let mut ring = Ring::new(10, 0);
+        ring.add(packet(0, true, 1)).unwrap();
+        let len = 1 << 20;
+        let mut error = None;
+        for i in 1..40 {
+            error = error.or(ring.add(packet(i, false, len)).err());
+        }
+        assert!(matches!(error, Some(RingError::NoEnd { .. })), "{error:?}");
+        let s = ring.state();
+        assert_eq!((s.packets, s.bytes, s.oldest_ns), (0, 0, None));
+        assert!(ring.has_evicted());
+        ring.add(packet(50, true, 1)).unwrap();
+        ring.add(packet(51, false, 1)).unwrap();
+        assert_eq!(ring.state().packets, 2);
+    }
+
+    #[test]
+    fn other_parameter_sets_begin_a_gop_with_a_key_or_are_refused() {
+        let other = |t, is_key| Packet {
+            params: CodecParams::for_tests(32, 16),
+            ..packet(t, is_key, 1)
+        };
+        let mut ring = Ring::new(usize::MAX, 100);
+        ring.add(packet(0, true, 1)).unwrap();
+        assert_eq!(
+            ring.add(other(1, false)),
+            Err(RingError::Params { pts_ns: 1 })
+        );
+        ring.add(other(2, true)).unwrap();
+        assert_eq!(ring.state().gops, 2);
+    }
+
     proptest! {
-        /// The model: a flat list of (time, key, cost) from which whole GOPs are cut at the front.
+        /// The model: a flat list of (time, GOP begins, cost) from which whole GOPs are cut at the
+        /// front.
         #[test]
         fn the_ring_holds_what_a_plain_list_would(
-            steps in prop::collection::vec((1i64..50, prop::bool::weighted(0.2), 0usize..400), 1..300),
+            steps in prop::collection::vec((1i64..50, prop::bool::weighted(0.4), 0usize..400), 1..300),
             budget in 0usize..8000,
+            group in 0i64..200,
             asked in -10i64..8000,
         ) {
-            let mut ring = Ring::new(budget);
+            let mut ring = Ring::new(budget, group);
             let mut model: Vec<(i64, bool, usize)> = Vec::new();
-            let mut t = 0;
+            let (mut t, mut last_key, mut begun) = (0, false, 0);
             for (dt, key, len) in steps {
                 t += dt;
                 let taken = ring.add(packet(t, key, len)).is_ok();
                 prop_assert_eq!(taken, key || !model.is_empty());
                 if taken {
-                    model.push((t, key, len + PACKET_OVERHEAD));
+                    let gop_cost: usize = model.iter().rev().scan(false, |over, p| {
+                        let take = !std::mem::replace(over, *over || p.1);
+                        take.then_some(p.2)
+                    }).sum();
+                    let joins = last_key && t - begun < group && gop_cost < budget / 8;
+                    let begins = key && !joins;
+                    begun = if begins { t } else { begun };
+                    model.push((t, begins, len + PACKET_OVERHEAD));
+                    last_key = key;
                 }
                 loop {
                     let cost: usize = model.iter().map(|p| p.2).sum();
@@ -335,8 +518,15 @@ mod tests {
                 prop_assert_eq!(s.packets, model.len());
                 prop_assert_eq!(s.oldest_ns, wanted.first().copied());
                 prop_assert_eq!(s.newest_ns, wanted.last().copied());
+                if model.is_empty() {
+                    continue;
+                }
+                let begins = model.iter().enumerate().filter(|(_, p)| p.1).map(|(i, _)| i);
+                let ends: Vec<usize> = begins.clone().skip(1).chain([model.len() - 1]).collect();
+                let spans = begins.zip(ends).map(|(a, b)| model[b].0 - model[a].0);
+                prop_assert_eq!(s.gop_ns, spans.max().unwrap_or(0));
             }
-            // A cut starts at the last key at or before the asked time, else at the oldest.
+            // A cut starts at the last GOP that begins at or before the asked time, else at the oldest.
             let start = model.iter().rposition(|p| p.1 && p.0 <= asked).unwrap_or(0);
             let cut: Vec<i64> = ring.gops_from(asked).flat_map(|g| g.packets()).map(|p| p.pts_ns).collect();
             prop_assert_eq!(cut, model.iter().skip(start).map(|p| p.0).collect::<Vec<_>>());

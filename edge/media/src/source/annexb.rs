@@ -130,8 +130,9 @@ impl AnnexB {
     /// The stream has ended: what is in here is whole.
     pub(crate) fn finish(&mut self) {
         self.end_nal(self.buf.len());
-        self.buf.clear();
+        self.drop_front(self.buf.len());
         self.in_nal = false;
+        self.skipping = false;
         self.end_unit();
     }
 

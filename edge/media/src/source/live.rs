@@ -19,8 +19,8 @@ pub(super) struct LiveTimeline {
     epoch: u32,
     /// The clock when source time began.
     zero_ns: Option<i64>,
-    /// Of this epoch: source time minus the device's time.
-    offset_ns: Option<i64>,
+    /// Of this epoch: source time minus the device's time, and the device's newest time.
+    offset_ns: Option<(i64, i64)>,
     last_ns: Option<i64>,
 }
 
@@ -73,12 +73,23 @@ impl LiveTimeline {
     }
 
     /// Number and source time of a picture with a time stamp of the device's own clock. The first
-    /// of an epoch counts as captured now; the others keep their distance to it.
+    /// of an epoch counts as captured now, and the others keep their distance to it, but:
+    ///
+    /// - none is captured later than it is here: one that is earlier than all before it (the way
+    ///   here was shorter) moves the device's clock back;
+    /// - a device's clock that is slow is followed, by 1 s in 10 000 s at most: no crystal is worse.
     pub(super) fn stamp_device(&mut self, device_ns: i64) -> (u64, i64) {
         let now = self.now_ns();
-        let offset = *self
-            .offset_ns
-            .get_or_insert_with(|| now.saturating_sub(device_ns));
+        let here = now.saturating_sub(device_ns);
+        let offset = match self.offset_ns {
+            None => here,
+            Some((offset, newest)) => {
+                let passed = device_ns.saturating_sub(newest).max(0);
+                offset.saturating_add(passed / 10_000).min(here)
+            }
+        };
+        let newest = self.offset_ns.map_or(device_ns, |(_, n)| n.max(device_ns));
+        self.offset_ns = Some((offset, newest));
         self.stamp_at(device_ns.saturating_add(offset))
     }
 
@@ -124,13 +135,33 @@ mod tests {
         clock.advance(1_000_000);
         t.new_epoch();
         assert_eq!(t.stamp_device(7), (4, 1_000_340), "its clock says 7");
-        assert_eq!(t.stamp_device(40), (5, 1_000_373));
+        clock.advance(50);
+        assert_eq!(t.stamp_device(40), (5, 1_000_373), "as far apart as there");
         assert_eq!(
             t.stamp_device(40),
             (6, 1_000_374),
             "time never stands still"
         );
         assert_eq!(t.epoch(), 1);
+    }
+
+    /// A camera whose clock is off by 50 ppm stays within a millisecond of ours for a day; a
+    /// picture is never from the future.
+    #[test]
+    fn a_devices_clock_that_drifts_is_followed() {
+        const S: i64 = 1_000_000_000;
+        for ppm in [-50, 50] {
+            let clock = Arc::new(ManualClock::at(0));
+            let mut t = LiveTimeline::new(clock.clone());
+            t.stamp_device(0);
+            for second in 1..86_400 {
+                clock.advance(S);
+                let (_, t_ns) = t.stamp_device(second * (S + S / 1_000_000 * ppm));
+                let now = t.now_ns();
+                assert!(t_ns <= now, "{ppm} ppm: {t_ns} at {now}");
+                assert!(now - t_ns < S / 1000, "{ppm} ppm: {t_ns} at {now}");
+            }
+        }
     }
 
     #[test]

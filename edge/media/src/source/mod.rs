@@ -14,8 +14,10 @@
 //! Why it is like this: `docs/design/sources.md`.
 
 pub(crate) mod annexb;
+mod camera;
 mod encoded;
 mod error;
+mod exec;
 mod ffmpeg;
 mod file;
 mod jpeg;
@@ -24,6 +26,7 @@ mod mjpeg;
 pub mod nut;
 mod probe;
 mod publish;
+mod rtsp;
 pub mod synthetic;
 mod timeline;
 // Beside this folder, because it is as large; a child of this module, because it shares `live` and
@@ -31,6 +34,7 @@ mod timeline;
 #[cfg(feature = "v4l2")]
 #[path = "../v4l2/mod.rs"]
 pub(crate) mod v4l2;
+mod y4m;
 
 #[cfg(test)]
 mod tests;
@@ -47,10 +51,11 @@ use crate::encode::{Codec, Packet};
 
 pub use error::SourceError;
 pub use jpeg::{JpegSplitter, Piece};
+pub use rtsp::{RtspOptions, RtspTransport, redacted};
 pub use visualpath_core::StopFlag;
 
 /// What to open, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceOptions {
     /// The source's name in the config; for threads, logs and the frames' holder tag.
     pub name: Name,
@@ -79,6 +84,8 @@ pub struct SourceOptions {
     /// Threads of the decoder; 0 lets it choose. 1 by default: the other cores belong to the
     /// extractors, and a decoder with several threads holds back as many pictures.
     pub decode_threads: u32,
+    /// What to know of an RTSP server besides its address.
+    pub rtsp: RtspOptions,
 }
 
 /// What the first frame of a source is called. All zero unless it goes on where an earlier source
@@ -108,6 +115,7 @@ impl SourceOptions {
             privacy: Vec::new(),
             fps: None,
             decode_threads: 1,
+            rtsp: RtspOptions::default(),
         }
     }
 }
@@ -311,12 +319,18 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         let pictures = synthetic::SyntheticPictures::open(opts)?;
         let file = PathBuf::from(&opts.uri);
         Box::new(file::FileSource::new(opts, file, clock, pictures)) as Box<dyn Source>
+    } else if rtsp::is_uri(&opts.uri) {
+        rtsp::open(opts, clock)?
+    } else if camera::is_uri(&opts.uri) {
+        camera::open(opts, clock)?
     } else if is_camera(&opts.uri) {
         open_camera(opts, clock)?
+    } else if exec::is_uri(&opts.uri) {
+        exec::open(opts, clock)?
     } else {
         open_file(opts, clock)?
     };
-    tracing::info!(source = %opts.name, uri = %opts.uri, "{}", source.info().description);
+    tracing::info!(source = %opts.name, uri = %redacted(&opts.uri), "{}", source.info().description);
     Ok(source)
 }
 
@@ -362,7 +376,7 @@ fn open_file(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sour
 fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
     let unsupported = |detail: &str| {
         Err(SourceError::Unsupported {
-            uri: uri.to_owned(),
+            uri: redacted(uri),
             detail: detail.to_owned(),
         })
     };
@@ -372,14 +386,9 @@ fn file_of(uri: &str) -> Result<PathBuf, SourceError> {
     if uri.is_empty() {
         return unsupported("is empty; give the path of a video file");
     }
-    for later in ["rtsp://", "rtsps://", "http://", "https://"] {
+    for later in ["http://", "https://"] {
         if uri.starts_with(later) {
             return unsupported("network streams are not supported yet; give a video file");
-        }
-    }
-    for later in ["exec:", "camera:"] {
-        if uri.starts_with(later) && !Path::new(uri).exists() {
-            return unsupported("this kind of source is not supported yet; give a video file");
         }
     }
     Ok(PathBuf::from(uri))

@@ -66,12 +66,41 @@ pub(super) enum Memory {
     UserPtr,
 }
 
+/// The kernel's limit.
+pub(super) const MAX_PLANES: usize = 8;
+
+/// Of each plane of memory: the first used byte and the one behind the last. Fixed in size, because
+/// there is one per picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Used {
+    parts: [(usize, usize); MAX_PLANES],
+    count: usize,
+}
+
+impl Used {
+    pub(super) fn parts(&self) -> &[(usize, usize)] {
+        self.parts.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl FromIterator<(usize, usize)> for Used {
+    /// Of the first [`MAX_PLANES`].
+    fn from_iter<I: IntoIterator<Item = (usize, usize)>>(parts: I) -> Self {
+        let mut used = Self::default();
+        for (place, part) in used.parts.iter_mut().zip(parts) {
+            *place = part;
+            used.count += 1;
+        }
+        used
+    }
+}
+
 /// A buffer that came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Dequeued {
     pub(super) index: u32,
-    /// Per plane of memory: the first used byte and the one behind the last.
-    pub(super) used: Vec<(usize, usize)>,
+    /// Of each plane of memory.
+    pub(super) used: Used,
     /// The driver says its content is damaged.
     pub(super) error: bool,
     /// On CLOCK_MONOTONIC, if the driver says that it is.

@@ -180,7 +180,7 @@ mod tests {
         let bayer = format("RG10", false);
         let yuyv = format("YUYV", true);
         assert!(gives_raw("rp1-cfe", &[bayer.clone(), yuyv.clone()]));
-        assert!(gives_raw("some-csi", &[bayer.clone()]));
+        assert!(gives_raw("some-csi", std::slice::from_ref(&bayer)));
         assert!(!gives_raw("vivid", &[bayer, yuyv.clone()]));
         assert!(
             !gives_raw("unicam", &[yuyv]),

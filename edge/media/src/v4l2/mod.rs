@@ -6,7 +6,7 @@
 //!   ├─ setup ── negotiate, formats ── the plan: format, layout, whose memory
 //!   └─ run ── stream ── who owns which buffer
 //!        └─ packets ── encoded cameras
-//! CaptureDevice (device) ◀── kernel ── sys: the calls
+//! CaptureDevice (device) ◀── kernel, listing ── sys: the calls
 //! ```
 //!
 //! `look` is what [`crate::devices`] says of the machine's cameras. Why it is like this:
@@ -17,11 +17,14 @@ mod device;
 mod formats;
 mod identity;
 mod kernel;
+mod listing;
 mod look;
 mod negotiate;
 mod packets;
 mod rate;
 mod recovery;
+#[cfg(test)]
+mod rig;
 mod run;
 #[cfg(test)]
 mod scripted;

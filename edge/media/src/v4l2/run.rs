@@ -236,33 +236,25 @@ impl Running {
             return Ok(());
         }
         camera.check(&self.node, pool)?;
+        let offset = done.used.parts().first().map_or(0, |used| used.0);
         let slot = match filled {
             Filled::Slot(slot, of) if of.pool_id() == pool.pool_id() => {
-                Some(in_place(slot, done.used.first().map_or(0, |used| used.0)))
+                Some(in_place(slot, offset))
             }
             // The consumer has changed to another pool meanwhile.
             Filled::Slot(mut old, _) => pool.try_acquire().map(|mut slot| {
-                let from = done.used.first().map_or(0, |used| used.0);
-                copy(
-                    &old.room_mut()[from.min(slot.pixels_mut().len())..],
-                    &mut slot,
-                );
+                copy(old.room_mut().get(offset..).unwrap_or_default(), &mut slot);
                 slot
             }),
-            Filled::Mapped => match (pool.try_acquire(), self.stream.planes(done)) {
-                (Some(mut slot), Some(planes)) => {
-                    if put_together(&planes, &self.plan, &mut slot) {
-                        Some(slot)
-                    } else {
+            Filled::Mapped => match pool.try_acquire() {
+                Some(mut slot) => {
+                    if !put_together(&self.stream, done, &self.plan, &mut slot) {
                         lost(camera, GapCause::DriverError);
                         return Ok(());
                     }
+                    Some(slot)
                 }
-                (Some(_), None) => {
-                    lost(camera, GapCause::DriverError);
-                    return Ok(());
-                }
-                (None, _) => None,
+                None => None,
             },
         };
         match slot {
@@ -275,11 +267,12 @@ impl Running {
     /// Whether the driver filled as much as a picture takes.
     fn is_whole(&self, done: &Dequeued) -> bool {
         let planes = &self.plan.format.planes;
-        if done.used.len() != planes.len() {
+        let used = done.used.parts();
+        if used.len() != planes.len() {
             return false;
         }
         if planes.len() > 1 {
-            return done.used.iter().all(|(from, to)| to > from);
+            return used.iter().all(|(from, to)| to > from);
         }
         // The last row's padding need not be written.
         let need = self
@@ -288,8 +281,7 @@ impl Running {
             .planes()
             .iter()
             .map(|p| p.offset + p.stride * p.rows.saturating_sub(1) + p.row_bytes);
-        done.used
-            .first()
+        used.first()
             .is_some_and(|(from, to)| to.saturating_sub(*from) >= need.max().unwrap_or(0))
     }
 
@@ -302,8 +294,7 @@ impl Running {
         let units = if done.error {
             Vec::new()
         } else {
-            let planes = self.stream.planes(done);
-            let bytes = planes.and_then(|planes| planes.first().copied());
+            let bytes = self.stream.plane(done, 0);
             bytes.map(|bytes| decoding.units(bytes)).unwrap_or_default()
         };
         if units.is_empty() {
@@ -439,18 +430,24 @@ fn copy(from: &[u8], slot: &mut SlotMut) {
 }
 
 /// The driver's planes into a slot; false if they hold too little.
-fn put_together(planes: &[&[u8]], plan: &Plan, slot: &mut SlotMut) -> bool {
-    if let [one] = planes {
-        copy(one, slot);
+fn put_together(stream: &Stream, done: &Dequeued, plan: &Plan, slot: &mut SlotMut) -> bool {
+    let memories = &plan.format.planes;
+    if memories.len() == 1 {
+        let Some(bytes) = stream.plane(done, 0) else {
+            return false;
+        };
+        copy(bytes, slot);
         return true;
     }
     let layout = *slot.layout();
     let pixels = slot.pixels_mut();
-    let places = layout.planes();
-    if planes.len() != places.len() {
+    if memories.len() != layout.planes().len() {
         return false;
     }
-    for ((bytes, place), memory) in planes.iter().zip(places).zip(&plan.format.planes) {
+    for (index, (place, memory)) in layout.planes().iter().zip(memories).enumerate() {
+        let Some(bytes) = stream.plane(done, index) else {
+            return false;
+        };
         let stride = match memory.stride as usize {
             0 => place.row_bytes,
             stride => stride,

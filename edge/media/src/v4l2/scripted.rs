@@ -14,6 +14,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use v4l::FourCC;
 use visualpath_core::{Clock, ManualClock};
+use visualpath_frames::FramePool;
 
 use super::bus::{Bus, Opened};
 use super::device::{Capability, CaptureDevice, Dequeued, Memory, PixFormat, PlaneFormat};
@@ -100,6 +101,8 @@ pub(super) struct World {
     dequeue: Option<Errno>,
     pub(super) violations: Vec<String>,
     pub(super) set: BTreeMap<u32, i64>,
+    /// The pool whose slots are lent.
+    pub(super) pool: Option<FramePool>,
 }
 
 /// A handle on the world; the bus and every open device have one.
@@ -163,6 +166,7 @@ impl Shared {
             dequeue: None,
             violations: Vec::new(),
             set: BTreeMap::new(),
+            pool: None,
         })))
     }
 
@@ -198,8 +202,15 @@ impl World {
         }
     }
 
-    /// The driver forgets every buffer.
+    /// The driver forgets every buffer. Until now nobody may have had them back.
     fn let_go(&mut self) {
+        let lent = self.has.iter().filter(|(_, user)| user.is_some()).count();
+        // A probe lends a slot of a pool of its own, and streams nothing.
+        if let Some(pool) = self.pool.as_ref().filter(|_| self.streaming)
+            && pool.available() + lent > pool.layout().slots()
+        {
+            self.violation("slots were freed while the driver had them".into());
+        }
         self.streaming = false;
         self.has.clear();
         self.done.clear();
@@ -247,7 +258,7 @@ impl World {
         }
         self.done.push_back(Dequeued {
             index,
-            used: vec![(0, used)],
+            used: [(0, used)].into_iter().collect(),
             error,
             monotonic_ns: Some(self.clock.now_ns()),
             sequence: self.sequence,
@@ -567,7 +578,7 @@ impl CaptureDevice for ScriptedDevice {
             Step::Nonsense => {
                 world.done.push_back(Dequeued {
                     index: 77,
-                    used: vec![(0, usize::MAX)],
+                    used: [(0, usize::MAX)].into_iter().collect(),
                     error: false,
                     monotonic_ns: Some(i64::MIN),
                     sequence: u32::MAX,

@@ -13,6 +13,7 @@ use super::device::{CaptureDevice, Memory, PixFormat};
 use super::formats::{self, Kind};
 use super::look;
 use super::negotiate::{self, DEFAULT_FPS};
+use super::recovery::{Phase, Sign};
 use super::stream::{Failed, Stream};
 use crate::convert::Converter;
 use crate::devices::{CameraFormat, Copies, DeviceError, Wanted, control};
@@ -125,8 +126,12 @@ pub(super) fn set_up(
         let (memory, buffers) = if no_userptr || !one_buffer || matches!(kind, Kind::Packets(_)) {
             (Memory::Mmap, BUFFERS)
         } else {
-            let (kept, memory) =
-                try_memory(device, layout, room).map_err(|(what, errno)| failed(what)(errno))?;
+            let again = |f: Failed| failed(f.what)(errno_of(&f));
+            let (mut kept, mut memory) = try_memory(device, layout, room).map_err(again)?;
+            // An accident must not cost a copy of every picture from here on.
+            if memory.is_none() {
+                (kept, memory) = try_memory(kept, layout, room).map_err(again)?;
+            }
             device = kept;
             match memory {
                 Some(buffers) => (Memory::UserPtr, buffers),
@@ -177,7 +182,7 @@ fn try_memory(
     device: Box<dyn CaptureDevice>,
     layout: ImageLayout,
     room: usize,
-) -> Result<(Box<dyn CaptureDevice>, Option<u32>), (&'static str, Errno)> {
+) -> Result<(Box<dyn CaptureDevice>, Option<u32>), Failed> {
     let spec = PoolSpec {
         pool_id: 0,
         slots: 1,
@@ -193,18 +198,16 @@ fn try_memory(
         Ok(buffers @ 1..) => buffers,
         // As the specification has it, and as some drivers do.
         Ok(0) | Err(Errno::INVAL | Errno::NOTTY | Errno::NOMEM) => return Ok((device, None)),
-        Err(errno) => return Err(("asking for buffers", errno)),
+        Err(errno) => return Err(Failed::of(Phase::SettingUp, "asking for buffers")(errno)),
     };
-    let mut stream =
-        Stream::new(device, Memory::UserPtr, buffers).map_err(|f| (f.what, errno_of(&f)))?;
+    let mut stream = Stream::new(device, Memory::UserPtr, buffers)?;
     let fed = stream.feed(&pool);
-    let device = stream
-        .stop()
-        .ok_or(("taking back a frame's memory", Errno::IO))?;
+    let kept = Failed::of(Phase::SettingUp, "taking back a frame's memory");
+    let device = stream.stop().ok_or_else(|| kept(Errno::IO))?;
     match fed {
         Ok(_) => Ok((device, Some(buffers))),
         Err(failed) => match errno_of(&failed) {
-            gone @ (Errno::NODEV | Errno::NXIO) => Err((failed.what, gone)),
+            Errno::NODEV | Errno::NXIO => Err(failed),
             errno => {
                 tracing::debug!(%errno, "the driver does not write into frames itself");
                 Ok((device, None))
@@ -216,7 +219,7 @@ fn try_memory(
 /// The errno of a failed call.
 pub(super) fn errno_of(failed: &Failed) -> Errno {
     match failed.sign {
-        super::recovery::Sign::Errno(errno) => errno,
+        Sign::Errno(errno) => errno,
         _ => Errno::IO,
     }
 }

@@ -38,6 +38,10 @@ use crate::source::{
 const LOOK_NS: i64 = 250_000_000;
 /// An outage that takes longer is told.
 const TELL_NS: i64 = 1_000_000_000;
+/// So many refused slots, each within so many frames of the last, and the driver is not asked
+/// again.
+const MAX_REFUSALS: u32 = 3;
+const SOON_FRAMES: u64 = 250;
 /// Between two looks at the stop flag.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
@@ -66,6 +70,9 @@ pub(crate) struct CameraSource {
     pub(super) delivered: u64,
     /// The driver said no to memory it had accepted when asked.
     no_userptr: bool,
+    /// How often it did lately, and at which frame.
+    refused: u32,
+    refused_at: u64,
 }
 
 enum State {
@@ -74,7 +81,7 @@ enum State {
         look_at_ns: i64,
     },
     /// Set up; starts with the next call's pool.
-    Ready(Ready),
+    Ready(Box<Ready>),
     Running(Box<Running>),
     Ended,
 }
@@ -143,12 +150,14 @@ impl CameraSource {
             told: VecDeque::new(),
             delivered: 0,
             no_userptr: false,
+            refused: 0,
+            refused_at: 0,
         };
         match source.acquire() {
             Ok(ready) => {
                 source.info = source.info_of(&ready.plan);
                 source.provisional = false;
-                source.state = State::Ready(ready);
+                source.state = State::Ready(Box::new(ready));
             }
             Err(error) if error.may_pass() => source.away(&error, GapCause::Disconnected, 0),
             Err(error) => return Err(SourceError::Device(error)),
@@ -200,7 +209,7 @@ impl CameraSource {
         }
         self.info = info;
         self.provisional = false;
-        self.state = State::Ready(ready);
+        self.state = State::Ready(Box::new(ready));
     }
 
     /// Begins to stream into `pool`.
@@ -269,19 +278,29 @@ impl CameraSource {
     fn failed(&mut self, node: &Path, failed: Failed) {
         let errno = setup::errno_of(&failed);
         let error = self.bus.failure(node, failed.what, errno);
-        // What a driver says of memory it does not want after all; for one of its own it would be
-        // as wrong the next time.
-        let memory = [Errno::INVAL, Errno::FAULT, Errno::NOMEM, Errno::OPNOTSUPP];
-        if failed.phase == Phase::Queueing && memory.contains(&errno) && !self.no_userptr {
-            tracing::warn!(source = %self.name, %errno, "the driver does not write into frames after all; each picture is copied");
-            self.no_userptr = true;
-        }
+        self.refusals(failed.phase, errno);
         match action(failed.phase, failed.sign) {
             Action::Retry | Action::DropPicture | Action::Reopen | Action::Renegotiate => {
                 self.stalled(&error);
             }
             Action::Gone => self.away(&error, GapCause::Disconnected, 0),
             Action::Wait => self.away(&error, GapCause::Stalled, LOOK_NS),
+        }
+    }
+
+    /// A driver may take the slots it was asked about and refuse others. Once is an accident, of
+    /// which opening again is the cure; a habit is an answer.
+    fn refusals(&mut self, phase: Phase, errno: Errno) {
+        let about_memory = [Errno::INVAL, Errno::FAULT, Errno::NOMEM, Errno::OPNOTSUPP];
+        if phase != Phase::Queueing || !about_memory.contains(&errno) || self.no_userptr {
+            return;
+        }
+        let soon = self.delivered.saturating_sub(self.refused_at) < SOON_FRAMES;
+        self.refused = if soon { self.refused + 1 } else { 1 };
+        self.refused_at = self.delivered;
+        if self.refused >= MAX_REFUSALS {
+            tracing::warn!(source = %self.name, %errno, "the driver does not write into frames after all; each picture is copied");
+            self.no_userptr = true;
         }
     }
 
@@ -381,13 +400,11 @@ impl CameraSource {
     /// A frame is there: what was wrong is over. To be called before the frame counts as
     /// delivered.
     pub(super) fn came(&mut self, t_ns: i64) {
-        let Some(trouble) = self.outage.take() else {
-            return;
-        };
-        if trouble.told {
+        let trouble = self.outage.take();
+        if self.delivered == 0 || trouble.as_ref().is_some_and(|t| t.told) {
             self.told.push_back(SourceEvent::Online);
         }
-        if self.delivered > 0 {
+        if let Some(trouble) = trouble.filter(|_| self.delivered > 0) {
             self.gap(0, t_ns, trouble.cause);
         }
     }
@@ -430,7 +447,7 @@ impl CameraSource {
                 self.look(look_at_ns);
                 Ok(())
             }
-            State::Ready(ready) => self.start(ready, pool),
+            State::Ready(ready) => self.start(*ready, pool),
             State::Running(mut running) => {
                 if self.outage.is_some() {
                     self.goes_on();

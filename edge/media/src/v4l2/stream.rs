@@ -72,7 +72,7 @@ enum Buffers {
 pub(super) enum Filled {
     /// The picture is in this slot of this pool.
     Slot(SlotMut, FramePool),
-    /// It is in the driver's buffer, to be read by [`Stream::planes`] and given back by
+    /// It is in the driver's buffer, to be read by [`Stream::plane`] and given back by
     /// [`Stream::give_back`].
     Mapped,
 }
@@ -212,29 +212,20 @@ impl Stream {
         Ok((done, filled))
     }
 
-    /// The used bytes of a dequeued buffer of the driver's, per plane of memory; `None` if the
+    /// The used bytes of one plane of memory of a dequeued buffer of the driver's; `None` if the
     /// driver has it, or says it used more than there is.
-    pub(super) fn planes(&self, done: &Dequeued) -> Option<Vec<&[u8]>> {
+    pub(super) fn plane(&self, done: &Dequeued, index: usize) -> Option<&[u8]> {
         let Buffers::Mapped(mapped) = &self.buffers else {
             return None;
         };
-        let buffer = mapped.get(done.index as usize)?;
-        if buffer.with_driver {
-            return None;
-        }
-        let used = done.used.iter();
-        buffer
-            .planes
-            .iter()
-            .zip(used)
-            .map(|(plane, &(from, to))| {
-                // SAFETY: the driver has given this buffer back, and gets it again only through
-                // `give_back`, which needs `&mut self`.
-                let bytes = unsafe { plane.bytes() };
-                debug_assert_eq!(bytes.len(), plane.len());
-                bytes.get(from..to)
-            })
-            .collect()
+        let buffer = mapped
+            .get(done.index as usize)
+            .filter(|buffer| !buffer.with_driver)?;
+        let (from, to) = *done.used.parts().get(index)?;
+        // SAFETY: the driver has given this buffer back, and gets it again only through
+        // `give_back`, which needs `&mut self`.
+        let bytes = unsafe { buffer.planes.get(index)?.bytes() };
+        bytes.get(from..to)
     }
 
     /// Hands a buffer of the driver's own memory to it again. Of no effect on one it has, and on

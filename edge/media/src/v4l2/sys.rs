@@ -228,10 +228,6 @@ impl Mapping {
         // SAFETY: mapped from `start`, `len` bytes, until drop; nobody writes, says the caller.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
 }
 
 impl Drop for Mapping {

@@ -12,6 +12,7 @@ use visualpath_frames::{Frame, FramePool, Holder, PoolSpec, ViewError, ViewMaker
 use visualpath_media::clip::{
     ClipRequest, ClipResult, ClipState, ClipStore, EvidenceLane, LaneOptions, Offered, ReadyClip,
 };
+use visualpath_media::encode::Encoder;
 
 /// Pictures are 8 × 4 blocks of 16 × 16 pixels: 16 bits of the frame's number, and their inverse.
 pub const BLOCK: usize = 16;
@@ -71,14 +72,21 @@ impl Camera {
     pub fn frame(&self, frame_id: u64, t_ns: i64) -> Frame {
         let slot = self.pool.acquire_timeout(Duration::from_secs(60));
         let mut slot = slot.expect("a free slot within a minute");
-        let width = self.layout.width as usize;
+        let (width, format) = (self.layout.width as usize, self.layout.format);
         let luma = self.layout.planes()[0];
+        let shade = |x: usize, y: usize| match bit(frame_id, x / BLOCK, y / BLOCK) {
+            true => 200,
+            false => 50,
+        };
         for (i, byte) in slot.pixels_mut().iter_mut().enumerate() {
-            let (x, y) = (i % width, i / width);
-            *byte = match i < luma.stride * luma.rows {
-                true if bit(frame_id, x / BLOCK, y / BLOCK) => 200,
-                true => 50,
-                false => 128,
+            let (x, y) = (i % luma.stride, i / luma.stride);
+            *byte = match format {
+                PixelFormat::Yuyv if x % 2 == 0 => shade(x / 2, y),
+                PixelFormat::Uyvy if x % 2 == 1 => shade(x / 2, y),
+                PixelFormat::Yuyv | PixelFormat::Uyvy => 128,
+                PixelFormat::Rgb | PixelFormat::Bgr => shade(x / 3, y),
+                _ if y < luma.rows => shade(i % width, y),
+                _ => 128,
             };
         }
         let meta = FrameMeta {
@@ -209,13 +217,34 @@ pub struct Bench {
 
 impl Bench {
     pub fn start(source: &str, change: impl FnOnce(&mut LaneOptions)) -> Self {
+        Self::begin(source, None, change)
+    }
+
+    pub fn start_with(
+        source: &str,
+        encoder: Box<dyn Encoder>,
+        change: impl FnOnce(&mut LaneOptions),
+    ) -> Self {
+        Self::begin(source, Some(encoder), change)
+    }
+
+    fn begin(
+        source: &str,
+        encoder: Option<Box<dyn Encoder>>,
+        change: impl FnOnce(&mut LaneOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ClipStore::open(dir.path(), "clips", 1 << 30).unwrap();
         let mut options = LaneOptions::new(name(source), Arc::clone(&store));
         options.realtime = false;
         change(&mut options);
         let (tell, results) = unbounded();
-        let lane = EvidenceLane::start(options, move |r| tell.send(r).unwrap()).unwrap();
+        let report = move |r| tell.send(r).unwrap();
+        let lane = match encoder {
+            None => EvidenceLane::start(options, report),
+            Some(encoder) => EvidenceLane::start_with(options, encoder, report),
+        };
+        let lane = lane.unwrap();
         Self {
             dir,
             store,
@@ -233,7 +262,7 @@ impl Bench {
         loop {
             let s = self.lane.stats();
             let seen = s.ring.packets as u64 + s.ring.evicted_packets;
-            if seen + s.lost_error == s.taken {
+            if seen + s.lost_error == s.taken + s.passed {
                 return;
             }
             std::thread::yield_now();

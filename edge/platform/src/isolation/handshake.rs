@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use visualpath_core::ViewSpec;
 use visualpath_protocol::{
-    Accepts, ChildHello, ErrorKind, ErrorReport, FromChild, FromParent, JsonObject, ModelDirs,
-    ParentHello, Ready, Zone,
+    Accepts, ChildHello, ErrorKind, ErrorReport, FromChild, FromParent, JsonObject, Mask, Masks,
+    ModelDirs, ParentHello, Ready, Zone,
 };
 
 use super::child::{AT_ONCE, TOO_MUCH};
@@ -108,6 +108,8 @@ impl Child {
             name: Some(spec.name.as_str().to_owned()),
             model_dirs: Some(ModelDirs(dirs.collect())),
             extractors: spec.extractors.clone(),
+            masks: (!spec.masks.is_empty())
+                .then(|| Masks(spec.masks.iter().map(Mask::from).collect())),
         };
         match starting.link.request(&FromParent::Hello(answer), None) {
             Ok(_) => {}

@@ -39,6 +39,8 @@ pub struct ChildSpec {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Zones of the source.
     pub zones: Vec<visualpath_core::Zone>,
+    /// What of its picture does not count.
+    pub masks: Vec<visualpath_core::Mask>,
     /// Where models are looked up.
     pub model_dirs: Vec<PathBuf>,
     /// Of a fusion: the extractors of its path.
@@ -57,6 +59,7 @@ impl ChildSpec {
             name,
             config,
             zones,
+            masks,
             model_dirs,
         } = context;
         Self {
@@ -65,6 +68,7 @@ impl ChildSpec {
             program,
             config,
             zones,
+            masks,
             model_dirs,
             extractors: None,
             start_timeout: START_TIMEOUT,

@@ -7,8 +7,8 @@
 )]
 
 use visualpath_core::{
-    Anchor, ColorSpec, Extractor, FrameMeta, FrameView, ImageLayout, Name, Observation,
-    PixelFormat, PluginContext, Roi, Zone,
+    Anchor, ColorSpec, Extractor, FrameMeta, FrameView, ImageLayout, Mask, MaskKind, Name,
+    Observation, PixelFormat, PluginContext, Roi, Zone,
 };
 use visualpath_plugin_motion::plugin;
 
@@ -26,6 +26,7 @@ pub fn context(config: serde_json::Value, zones: &[(&str, [[f64; 2]; 4])]) -> Pl
                 Zone::new(Name::new(name).unwrap(), polygon.to_vec(), Anchor::Center).unwrap()
             })
             .collect(),
+        masks: vec![],
         model_dirs: vec![],
     }
 }
@@ -43,6 +44,24 @@ pub struct Room {
 
 impl Room {
     pub fn new(config: serde_json::Value, zones: &[(&str, [[f64; 2]; 4])]) -> Self {
+        Self::of(&context(config, zones))
+    }
+
+    /// The room with this part of it masked.
+    pub fn masked(
+        config: serde_json::Value,
+        zones: &[(&str, [[f64; 2]; 4])],
+        kind: MaskKind,
+        polygon: [[f64; 2]; 4],
+    ) -> Self {
+        let mut context = context(config, zones);
+        let mask = Mask::new(Name::new("street").unwrap(), kind, polygon.to_vec());
+        context.masks = vec![mask.unwrap()];
+        Self::of(&context)
+    }
+
+    /// The room as an extractor made with this context sees it.
+    pub fn of(context: &PluginContext) -> Self {
         // Planks, with a grain of their own.
         let wall: Vec<u8> = (0..W * H)
             .map(|i| {
@@ -52,7 +71,7 @@ impl Room {
             })
             .collect();
         Self {
-            extractor: plugin().create(&context(config, zones)).unwrap(),
+            extractor: plugin().create(context).unwrap(),
             picture: wall.clone(),
             wall,
             dice: 1,

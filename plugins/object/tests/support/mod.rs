@@ -47,6 +47,7 @@ pub fn context(config: serde_json::Value) -> PluginContext {
         name: Name::new("person").unwrap(),
         config: config.as_object().unwrap().clone(),
         zones: Vec::new(),
+        masks: vec![],
         model_dirs: vec![assets().join("models")],
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 use visualpath_core::{
-    Anchor, ColorMatrix, ColorRange, ColorSpec, EndReason, Filter, Fit, Phase, PixelFormat,
-    Signals, TriggerKind, ViewFormat,
+    Anchor, ColorMatrix, ColorRange, ColorSpec, EndReason, Filter, Fit, MaskKind, Phase,
+    PixelFormat, Signals, TriggerKind, ViewFormat,
 };
 use visualpath_protocol::*;
 
@@ -378,6 +378,11 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
         polygon: vec![[0.1, 0.4], [0.3, 0.4], [0.3, 1.0], [0.1, 1.0]],
         anchor,
     };
+    let mask = |name: &str, kind| Mask {
+        name: name.to_owned(),
+        kind,
+        polygon: vec![[0.0, 0.0], [1.0, 0.0], [0.5, 0.25]],
+    };
     add("hello_empty", 1, FromParent::Hello(ParentHello::default()));
     add(
         "hello_full",
@@ -395,6 +400,10 @@ pub fn from_parent() -> Vec<(String, u64, FromParent)> {
                 "/usr/lib/visualpath/models",
             ]))),
             extractors: None,
+            masks: Some(Masks(vec![
+                mask("street", MaskKind::Motion),
+                mask("poster", MaskKind::Objects),
+            ])),
         }),
     );
     let extractor = |name: &str, signals: &[&str], zones: &[&str]| ExtractorSignals {

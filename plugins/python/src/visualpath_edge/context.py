@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, List
 
-from .protocol import ExtractorSignals, Zone
+from .protocol import ExtractorSignals, Mask, Zone
 
 
 class PluginError(Exception):
@@ -41,6 +41,9 @@ class Context:
     name: str = ""
     #: Of the source: ``name``, ``polygon`` (corners x, y in 0–1 of the frame), ``anchor``.
     zones: List[Zone] = field(default_factory=list)
+    #: Of the source: ``name``, ``kind``, ``polygon``. What lies in one of kind ``motion`` does not
+    #: count as moving; those of kind ``objects`` are applied to what the plugin answers.
+    masks: List[Mask] = field(default_factory=list)
     #: Directories where models are looked up, first match wins.
     model_dirs: List[Path] = field(default_factory=list)
     #: To a fusion: the extractors of its path (``name``, ``signals``, ``zones``).

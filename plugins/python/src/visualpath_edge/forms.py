@@ -265,7 +265,7 @@ NAME = Str(MAX_NAME_BYTES)
 TEXT = Str(MAX_TEXT_BYTES)
 JSON = Json()
 SIGNALS = MapOf(FLOAT, MAX_SIGNALS)
-FORMAT = Word("i420", "nv12", "yuyv", "rgb", "bgr", "grey")
+FORMAT = Word("i420", "nv12", "yuyv", "rgb", "bgr", "grey", "uyvy", "nv21")
 
 
 def short(words: str) -> str:

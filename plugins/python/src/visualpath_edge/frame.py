@@ -20,9 +20,9 @@ class Frame:
     ==================  ==========================================================================
     ``bgr``, ``rgb``    height × width × 3
     ``grey``            height × width
-    ``yuyv``            height × width × 2 (an odd width is rounded up)
-    ``nv12``, ``i420``  height · 3/2 × width, planes below each other, as OpenCV's ``cvtColor``
-                        takes them; with an odd side one row of all bytes
+    ``yuyv``, ``uyvy``  height × width × 2 (an odd width is rounded up)
+    ``nv12``, ``nv21``  height · 3/2 × width, planes below each other, as OpenCV's ``cvtColor``
+    and ``i420``        takes them; with an odd side one row of all bytes
     ==================  ==========================================================================
 
     ``roi`` is the rectangle that the picture covers, in units of the whole frame (0–1), which is

@@ -185,6 +185,7 @@ def start(
         Context(
             name=name,
             zones=list(hello.zones),
+            masks=list(hello.masks or []),
             model_dirs=[Path(d) for d in hello.model_dirs or []],
             extractors=list(hello.extractors or []),
         ),

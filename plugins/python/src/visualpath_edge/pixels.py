@@ -26,6 +26,8 @@ def form(format: str, width: int, height: int, stride: int) -> Tuple[Tuple[int, 
         "rgb": (width * 3, (height, width, 3), width * height * 3),
         "grey": (width, (height, width), width * height),
         "yuyv": (half_width * 4, (height, half_width * 2, 2), half_width * 4 * height),
+        "uyvy": (half_width * 4, (height, half_width * 2, 2), half_width * 4 * height),
+        "nv21": (width, None, width * height + 2 * half_width * half_height),
         "nv12": (width, None, width * height + 2 * half_width * half_height),
         "i420": (width, None, width * height + 2 * half_width * half_height),
     }[format]

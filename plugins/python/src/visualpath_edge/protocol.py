@@ -173,6 +173,15 @@ class Zone:
 
 
 @dataclass
+class Mask:
+    """A part of a source's picture that does not count."""
+
+    name: str = is_(NAME)
+    kind: str = is_(Word("motion", "objects", "privacy"))
+    polygon: List[List[float]] = is_(ListOf(ListOf(FLOAT, 2, 2), MAX_CORNERS))
+
+
+@dataclass
 class Color:
     """Meaning of YUV samples."""
 
@@ -315,6 +324,7 @@ class ParentHello:
     name: Optional[str] = may(NAME)
     model_dirs: Optional[List[str]] = may(ListOf(TEXT, MAX_MODELS))
     extractors: Optional[List[ExtractorSignals]] = may(ListOf(Body(ExtractorSignals), MAX_EXTRACTORS))
+    masks: Optional[List[Mask]] = may(ListOf(Body(Mask), MAX_ZONES))
 
 
 @dataclass

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use visualpath_core::{Filter, Fit, MonotonicClock, Name, ViewFormat, ViewSpec};
 use visualpath_frames::{Frame, FramePool, PoolSpec};
 use visualpath_media::convert::Converter;
+use visualpath_media::encode::Packet;
 use visualpath_media::source::{
-    Gap, GapCause, Outage, Source, SourceEvent, SourceInfo, SourceOptions, StopFlag, open,
+    Gap, GapCause, Needs, Outage, Source, SourceEvent, SourceInfo, SourceOptions, StopFlag, open,
 };
 
 /// Patience for the next event, on the machine's clock.
@@ -31,6 +32,8 @@ pub const RGB: ViewSpec = ViewSpec {
 pub enum Seen {
     /// A picture.
     Frame(Frame),
+    /// A picture as the camera encoded it.
+    Packet(Packet),
     /// Lost ones.
     Gap(Gap),
     /// Nothing for now.
@@ -88,7 +91,7 @@ impl Book {
                 self.since = 0;
                 self.told = false;
             }
-            Seen::Offline(_) | Seen::Online | Seen::NewFormat(..) => {}
+            Seen::Packet(_) | Seen::Offline(_) | Seen::Online | Seen::NewFormat(..) => {}
         }
         Ok(())
     }
@@ -125,7 +128,13 @@ pub fn options(uri: &str) -> Result<SourceOptions> {
 impl Running {
     /// Opens it and reads on.
     pub fn start(options: &SourceOptions, views: &[ViewSpec]) -> Result<Self> {
-        let source = open(options, Arc::new(MonotonicClock::new()))?;
+        Self::start_for(options, views, &Needs::default())
+    }
+
+    /// The same, for who needs this.
+    pub fn start_for(options: &SourceOptions, views: &[ViewSpec], needs: &Needs) -> Result<Self> {
+        let mut source = open(options, Arc::new(MonotonicClock::new()))?;
+        source.adjust(needs);
         let info = source.info().clone();
         eprintln!("source: {}", info.description);
         let pool = pool(&info, 1, views)?;
@@ -160,7 +169,7 @@ impl Running {
             Ok(seen) => {
                 let seen = seen?;
                 match &seen {
-                    Seen::Frame(_) => {}
+                    Seen::Frame(_) | Seen::Packet(_) => {}
                     Seen::NewFormat(info, pool) => {
                         eprintln!("source: {}", info.description);
                         self.pool = pool.clone();
@@ -272,7 +281,8 @@ fn read(
                 };
                 Seen::NewFormat(info, pool.clone())
             }
-            Ok(SourceEvent::Packet(_) | SourceEvent::Wrapped) => continue,
+            Ok(SourceEvent::Packet(packet)) => Seen::Packet(packet),
+            Ok(SourceEvent::Wrapped) => continue,
             Ok(SourceEvent::End(_) | SourceEvent::Stopped) => return,
             Err(e) => {
                 tell(Err(e.into()));

@@ -122,6 +122,26 @@ fn wherever_the_stream_is_split_the_units_are_the_same() {
 }
 
 #[test]
+fn a_stream_that_comes_packet_by_packet_gives_each_at_once() {
+    let all = units(Codec::H264, h264());
+    let mut splitter = AnnexB::new(Codec::H264);
+    let mut got = Vec::new();
+    let ends = all.iter().skip(1).map(|u| u.first_byte as usize - 4);
+    let mut from = 0;
+    for end in ends.chain([h264().len()]) {
+        splitter.push(&h264()[from..end]);
+        splitter.finish();
+        from = end;
+        let Some(Cut::Unit(unit)) = splitter.pop() else {
+            panic!("nothing came of a whole picture")
+        };
+        got.push(unit.data);
+    }
+    let want: Vec<_> = all.into_iter().map(|u| u.data).collect();
+    assert!(got == want);
+}
+
+#[test]
 fn size_crop_and_colour_are_those_of_the_parameter_set() {
     let spec = |matrix, range| ColorSpec { matrix, range };
     for (size, extra, color) in [

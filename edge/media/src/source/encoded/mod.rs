@@ -22,33 +22,31 @@
 mod backoff;
 mod connect;
 mod pending;
+mod pictures;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use visualpath_core::{Clock, ColorSpec, FrameMeta, ImageLayout, Name, PixelFormat};
-use visualpath_frames::{FramePool, SlotMut};
+use visualpath_core::{Clock, ColorSpec, ImageLayout, Name, PixelFormat};
+use visualpath_frames::FramePool;
 
-use super::file::same_bytes;
 use super::live::LiveTimeline;
 use super::publish::{Losses, Publisher};
 use super::{
     EndInfo, GapCause, Needs, Outage, Source, SourceError, SourceEvent, SourceInfo, SourceOptions,
     Start, StopFlag,
 };
-use crate::decode::{self, DecodeError, Decoded, Decoder};
-use crate::encode::{Codec, CodecParams, Packet};
+use crate::encode::{Codec, Packet};
 
 use backoff::Backoff;
 pub(super) use connect::{
     Connect, ConnectError, Incoming, PacketStream, StreamError, Unit, UnitTime,
 };
-use pending::Pending;
+use pictures::Decoding;
 
 /// Between two looks at the stop flag.
 const SLICE: Duration = Duration::from_millis(50);
@@ -79,6 +77,7 @@ pub(super) struct EncodedSource<C> {
     is_private: bool,
     threads: u32,
     interval: Option<Duration>,
+    start_limit: Duration,
     link: Link,
     backoff: Backoff,
     decoding: Decoding,
@@ -111,18 +110,6 @@ struct Up {
     last_key: Instant,
 }
 
-/// What turns packets into pictures, and what is inside it.
-#[derive(Default)]
-struct Decoding {
-    decoder: Option<Box<dyn Decoder>>,
-    params: Option<Arc<CodecParams>>,
-    pending: Pending,
-    /// Pictures are lost up to the next key packet.
-    waits_for_key: bool,
-    backoff: Backoff,
-    retry_at: Option<Instant>,
-}
-
 /// A unit that is being worked on, over several calls.
 enum Staged {
     Packet {
@@ -151,7 +138,7 @@ impl<C: Connect> EncodedSource<C> {
         let asked = opts.fps.filter(|fps| fps.is_finite() && *fps > 0.001);
         Self {
             name: opts.name.clone(),
-            uri: opts.uri.clone(),
+            uri: super::redacted(&opts.uri),
             connect,
             info,
             timeline: LiveTimeline::new(clock),
@@ -161,6 +148,7 @@ impl<C: Connect> EncodedSource<C> {
             is_private: !opts.privacy.is_empty(),
             threads: opts.decode_threads,
             interval: asked.map(|fps| Duration::from_secs_f64(1.0 / fps)),
+            start_limit: START_LIMIT,
             link: Link::Down {
                 retry_at: Instant::now(),
             },
@@ -173,6 +161,13 @@ impl<C: Connect> EncodedSource<C> {
             delivered: 0,
             last_frame_ns: None,
         }
+    }
+
+    /// Gives a connection less time to its first pictures.
+    #[cfg(test)]
+    pub(super) fn with_start_limit(mut self, limit: Duration) -> Self {
+        self.start_limit = limit;
+        self
     }
 
     fn run(&mut self, pool: &FramePool, stop: &StopFlag) -> Result<SourceEvent, SourceError> {
@@ -229,7 +224,7 @@ impl<C: Connect> EncodedSource<C> {
     /// Takes the next unit from the connection.
     fn listen(&mut self) {
         let late = self.decoding.is_late();
-        let asked = self.interval;
+        let (asked, start_limit) = (self.interval, self.start_limit);
         let Link::Up(up) = &mut self.link else { return };
         match up.stream.next(if late { LATE_SLICE } else { SLICE }) {
             Ok(Unit::Packet(incoming)) => {
@@ -251,6 +246,10 @@ impl<C: Connect> EncodedSource<C> {
             }
             Ok(Unit::Lost(lost)) => {
                 up.came();
+                // Before the first key packet nothing was captured that could be lost.
+                if !up.had_key {
+                    return;
+                }
                 up.waits_for_key = true;
                 self.decoding.waits_for_key = true;
                 self.timeline.skip(lost);
@@ -258,7 +257,7 @@ impl<C: Connect> EncodedSource<C> {
                 self.lose(lost, now, GapCause::Missed);
             }
             Ok(Unit::Waiting) => {
-                if let Some(waited) = up.stalled(asked) {
+                if let Some(waited) = up.stalled(asked, start_limit) {
                     let outage = Outage {
                         detail: format!(
                             "{}: nothing for {:.1} s",
@@ -339,237 +338,6 @@ impl<C: Connect> EncodedSource<C> {
         }
     }
 
-    /// What can be done without waiting: the staged unit, then pictures that are ready.
-    fn work(
-        &mut self,
-        pool: &FramePool,
-        stop: &StopFlag,
-    ) -> Result<Option<SourceEvent>, SourceError> {
-        match self.staged.take() {
-            Some(Staged::Packet { packet, pushed }) => {
-                if let Some(event) = self.work_on_packet(packet, pushed)? {
-                    return Ok(Some(event));
-                }
-            }
-            Some(Staged::Picture {
-                layout,
-                frame_id,
-                t_ns,
-            }) => {
-                if let Some(event) = self.announce(layout, None) {
-                    self.staged = Some(Staged::Picture {
-                        layout,
-                        frame_id,
-                        t_ns,
-                    });
-                    return Ok(Some(event));
-                }
-                return self.take_raw(frame_id, t_ns, pool, stop);
-            }
-            None => {}
-        }
-        self.take_decoded(pool)
-    }
-
-    /// Decoder, format, evidence: in this order, so that who keeps evidence knows what it is of.
-    fn work_on_packet(
-        &mut self,
-        packet: Packet,
-        mut pushed: bool,
-    ) -> Result<Option<SourceEvent>, SourceError> {
-        let codec = packet.params.codec;
-        if !pushed {
-            pushed = true;
-            if !self.push(&packet)? {
-                return Ok(None);
-            }
-            let layout = match self.decoding.peek() {
-                Some(picture) => picture.layout,
-                None if codec == Codec::Mjpeg => self.info.layout,
-                None => ImageLayout::packed(
-                    PixelFormat::I420,
-                    packet.params.width,
-                    packet.params.height,
-                    packet.params.color,
-                ),
-            };
-            if let Some(event) = self.announce(layout, Some(codec)) {
-                self.staged = Some(Staged::Packet { packet, pushed });
-                return Ok(Some(event));
-            }
-        }
-        let wanted = self.needs.packets && !self.is_private;
-        Ok(wanted.then(|| SourceEvent::Packet(packet)))
-    }
-
-    /// Gives the packet to the decoder. False if the packet itself is good for nothing.
-    fn push(&mut self, packet: &Packet) -> Result<bool, SourceError> {
-        if packet.is_key {
-            self.decoding.waits_for_key = false;
-        }
-        if self.decoding.retry_at.is_some_and(|at| Instant::now() < at) {
-            self.decoding.waits_for_key = true;
-        }
-        if self.decoding.waits_for_key {
-            self.lose(1, packet.pts_ns, GapCause::Undecodable);
-            return Ok(true);
-        }
-        if self.decoding.decoder.is_none() {
-            match decode::open(&packet.params, self.threads) {
-                Ok(mut decoder) => {
-                    tracing::info!(source = %self.name, "decoding {} with {}", packet.params.codec.as_str(), decoder.name());
-                    decoder.at_least(self.needs.at_least);
-                    self.decoding.decoder = Some(decoder);
-                }
-                Err(e) => {
-                    self.lose(1, packet.pts_ns, GapCause::Undecodable);
-                    self.decoder_failed(e)?;
-                    return Ok(true);
-                }
-            }
-        }
-        let Some(decoder) = self.decoding.decoder.as_mut() else {
-            return Ok(true);
-        };
-        self.decoding.pending.push(packet.frame_id, packet.pts_ns);
-        let Err(e) = decoder.push(packet) else {
-            return Ok(true);
-        };
-        self.decoding.pending.remove(packet.pts_ns);
-        self.lose(1, packet.pts_ns, GapCause::Undecodable);
-        let damaged_jpeg = packet.params.codec == Codec::Mjpeg;
-        self.decoder_failed(e)?;
-        Ok(!damaged_jpeg)
-    }
-
-    /// What follows from a decoder's error; the picture it is about is counted already.
-    fn decoder_failed(&mut self, error: DecodeError) -> Result<(), SourceError> {
-        match error {
-            DecodeError::Damaged(why) => {
-                tracing::debug!(source = %self.name, "a picture is lost: {why}");
-            }
-            DecodeError::Gone(why) => {
-                let wait = self.decoding.backoff.next();
-                tracing::warn!(source = %self.name, "the decoder is gone, a new one comes in {:.1} s: {why}", wait.as_secs_f64());
-                self.decoding.retry_at = Some(Instant::now() + wait);
-                self.decoding.decoder = None;
-                self.give_up_pending(GapCause::Undecodable);
-            }
-            DecodeError::Unsupported(detail) => {
-                self.close();
-                return Err(SourceError::Unsupported {
-                    uri: self.uri.clone(),
-                    detail,
-                });
-            }
-        }
-        let intra_only = |p: &Arc<CodecParams>| p.codec == Codec::Mjpeg;
-        self.decoding.waits_for_key = !self.decoding.params.as_ref().is_some_and(intra_only);
-        Ok(())
-    }
-
-    /// A picture that the decoder has ready.
-    fn take_decoded(&mut self, pool: &FramePool) -> Result<Option<SourceEvent>, SourceError> {
-        let Some(decoder) = self.decoding.decoder.as_mut() else {
-            return Ok(None);
-        };
-        let picture = match decoder.ready() {
-            Ok(Some(picture)) => picture,
-            Ok(None) => return Ok(None),
-            Err(e) => return self.decoder_failed(e).map(|()| None),
-        };
-        let codec = self.decoding.params.as_ref().map(|p| p.codec);
-        if let Some(event) = self.announce(picture.layout, codec) {
-            return Ok(Some(event));
-        }
-        let slot = self.slot(pool, &picture.layout)?;
-        let Some(decoder) = self.decoding.decoder.as_mut() else {
-            return Ok(None);
-        };
-        let Some((frame_id, lost)) = self.decoding.pending.come(picture.pts_ns) else {
-            decoder.skip();
-            return Ok(None);
-        };
-        let t_ns = picture
-            .pts_ns
-            .max(self.last_frame_ns.map_or(i64::MIN, |t| t + 1));
-        let Some(mut slot) = slot else {
-            decoder.skip();
-            self.lose(lost, t_ns, GapCause::Undecodable);
-            self.lose(1, t_ns, GapCause::PoolExhausted);
-            return Ok(None);
-        };
-        let taken = decoder.take(slot.pixels_mut());
-        self.lose(lost, t_ns, GapCause::Undecodable);
-        if let Err(e) = taken {
-            self.lose(1, t_ns, GapCause::Undecodable);
-            return self.decoder_failed(e).map(|()| None);
-        }
-        self.decoding.backoff.reset();
-        self.decoding.retry_at = None;
-        self.deliver(pool, slot, frame_id, t_ns);
-        Ok(self.told.pop_front())
-    }
-
-    /// A raw picture, from the connection into the slot.
-    fn take_raw(
-        &mut self,
-        frame_id: u64,
-        t_ns: i64,
-        pool: &FramePool,
-        stop: &StopFlag,
-    ) -> Result<Option<SourceEvent>, SourceError> {
-        let layout = self.info.layout;
-        let Some(mut slot) = self.slot(pool, &layout)? else {
-            self.lose(1, t_ns, GapCause::PoolExhausted);
-            return Ok(None);
-        };
-        let Link::Up(up) = &mut self.link else {
-            return Ok(None);
-        };
-        match up.stream.fill(slot.pixels_mut(), stop) {
-            Ok(()) => {
-                self.deliver(pool, slot, frame_id, t_ns);
-                Ok(self.told.pop_front())
-            }
-            Err(StreamError::Stopped) => Ok(None),
-            Err(StreamError::Failed(outage)) => {
-                self.lose(1, t_ns, GapCause::Undecodable);
-                self.down(outage, GapCause::Disconnected);
-                Ok(None)
-            }
-        }
-    }
-
-    fn deliver(&mut self, pool: &FramePool, slot: SlotMut, frame_id: u64, t_ns: i64) {
-        let meta = FrameMeta {
-            frame_id,
-            t_ns,
-            epoch: self.timeline.epoch(),
-            layout: self.info.layout,
-        };
-        let frame = self.publisher.publish(pool, slot, meta);
-        self.delivered += 1;
-        self.last_frame_ns = Some(t_ns);
-        if let Some(gap) = self.losses.delivered(t_ns) {
-            self.told.push_back(SourceEvent::Gap(gap));
-        }
-        self.told.push_back(SourceEvent::Frame(frame));
-    }
-
-    /// A slot for a picture of `layout`; `None` if it has to be dropped.
-    fn slot(&self, pool: &FramePool, layout: &ImageLayout) -> Result<Option<SlotMut>, SourceError> {
-        let have = pool.layout().native();
-        if !same_bytes(layout, have) {
-            return Err(SourceError::Slot {
-                file: PathBuf::from(&self.uri),
-                need: layout.bytes(),
-                have: have.bytes(),
-            });
-        }
-        Ok(pool.try_acquire())
-    }
-
     /// Tells of another format, if it is one.
     fn announce(&mut self, layout: ImageLayout, codec: Option<Codec>) -> Option<SourceEvent> {
         let encoded = codec.filter(|_| !self.is_private);
@@ -617,17 +385,15 @@ impl<C: Connect> EncodedSource<C> {
         };
         tracing::warn!(source = %self.name, "{}; again in {:.1} s", outage.detail, wait.as_secs_f64());
         self.staged = None;
-        let params = self.decoding.params.take();
+        self.decoding.params = None;
         self.decoding.decoder = None;
         self.give_up_pending(cause);
-        if self.is_online || self.delivered > 0 || params.is_some() {
+        if std::mem::take(&mut self.is_online) {
+            // One gap, that ends with the frame after it, however long that takes.
             let now = self.timeline.now_ns();
             self.lose(0, now, cause);
-        }
-        if self.is_online {
             self.timeline.new_epoch();
         }
-        self.is_online = false;
         if self.outage.as_ref() != Some(&outage) {
             self.outage = Some(outage.clone());
             self.told.push_back(SourceEvent::Offline(outage));
@@ -636,8 +402,10 @@ impl<C: Connect> EncodedSource<C> {
 
     fn give_up_pending(&mut self, cause: GapCause) {
         let lost = self.decoding.pending.give_up();
-        let now = self.timeline.now_ns();
-        self.lose(lost, now, cause);
+        if lost > 0 {
+            let now = self.timeline.now_ns();
+            self.lose(lost, now, cause);
+        }
     }
 
     fn lose(&mut self, lost: u64, t_ns: i64, cause: GapCause) {
@@ -669,18 +437,6 @@ impl<C: Connect> EncodedSource<C> {
     }
 }
 
-impl Decoding {
-    fn peek(&mut self) -> Option<Decoded> {
-        // One that is late says nothing about this packet; the others have no errors here.
-        let decoder = self.decoder.as_mut().filter(|d| !d.is_late())?;
-        decoder.ready().ok().flatten()
-    }
-
-    fn is_late(&self) -> bool {
-        !self.pending.is_empty() && self.decoder.as_ref().is_some_and(|d| d.is_late())
-    }
-}
-
 impl Up {
     fn came(&mut self) {
         let now = Instant::now();
@@ -695,11 +451,11 @@ impl Up {
     }
 
     /// How long nothing came, if that is too long.
-    fn stalled(&self, asked: Option<Duration>) -> Option<Duration> {
+    fn stalled(&self, asked: Option<Duration>, start_limit: Duration) -> Option<Duration> {
         let interval = self.interval.max(asked.unwrap_or_default());
         let limit = match self.units {
             // How often something comes is not known yet.
-            0..=2 => START_LIMIT.max(interval * 10),
+            0..=2 => start_limit.max(interval * 10),
             _ => STALL_FLOOR.max(interval * 10),
         };
         let waited = self.last_unit.elapsed();

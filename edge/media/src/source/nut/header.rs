@@ -43,6 +43,7 @@ pub(super) struct MainHeader {
 pub(super) struct StreamHeader {
     pub(super) info: NutStream,
     pub(super) msb_pts_shift: u32,
+    pub(super) codec_data: Vec<u8>,
 }
 
 impl MainHeader {
@@ -187,7 +188,7 @@ impl StreamHeader {
         f.v()?; // max_pts_distance
         f.v()?; // decode_delay
         f.v()?; // stream_flags
-        f.bytes()?; // codec_specific_data: raw video has none to tell
+        let codec_data = f.bytes()?.to_vec();
         let side = |v: u64| {
             u32::try_from(v)
                 .ok()
@@ -204,6 +205,7 @@ impl StreamHeader {
                 tick_den,
             },
             msb_pts_shift: u32::try_from(msb_pts_shift).unwrap_or(0),
+            codec_data,
         })
     }
 

@@ -163,6 +163,11 @@ impl<R: Read> NutReader<R> {
         &self.stream.info
     }
 
+    /// What the codec needs before the first frame (parameter sets); raw video has none.
+    pub fn codec_data(&self) -> &[u8] {
+        &self.stream.codec_data
+    }
+
     /// The input, to set what it needs to know; reading from it loses the place.
     pub fn input_mut(&mut self) -> &mut R {
         self.input.inner.get_mut()

@@ -183,6 +183,7 @@ fn a_time_stamp_is_found_from_its_low_bits() {
             tick_den: 25,
         },
         msb_pts_shift: 7,
+        codec_data: Vec::new(),
     };
     for last in [0_i64, 60, 1_000, 123_456] {
         for near in last.saturating_sub(60).max(0)..last + 60 {

@@ -53,9 +53,8 @@ fn what_is_no_video_is_refused_with_the_reason() {
             "Damaged",
             "no JPEG",
         ),
-        ("rtsp://10.0.0.1/s".into(), "Unsupported", "network streams"),
-        ("/dev/video0".into(), "Unsupported", "cameras"),
-        ("exec:cat".into(), "Unsupported", "not supported yet"),
+        ("http://10.0.0.1/s".into(), "Unsupported", "network streams"),
+        ("exec:".into(), "Unsupported", "no command"),
         ("synthetic:?widht=1".into(), "Parameter", "`width`"),
         (String::new(), "Unsupported", "empty"),
     ] {

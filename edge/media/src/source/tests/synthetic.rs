@@ -261,7 +261,7 @@ fn wrong_parameters_are_told_by_name_with_what_was_expected() {
         ("synthetic:?frames=-1", "`frames`: expected a whole number"),
         (
             "synthetic:?format=gray",
-            "`format`: expected i420 | nv12 | yuyv | rgb | bgr | grey, got `gray` (did you mean `grey`?)",
+            "`format`: expected i420 | nv12 | nv21 | yuyv | uyvy | rgb | bgr | grey, got `gray` (did you mean `grey`?)",
         ),
         (
             "synthetic:?scene=shape",

@@ -4,6 +4,7 @@ mod colours;
 mod drawn;
 mod faults;
 mod streaming;
+mod usb;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -51,6 +52,10 @@ const ALL: &[(&str, Scenario)] = &[
     (
         "a_pulled_camera_gives_frames_again_within_three_seconds",
         faults::pulled,
+    ),
+    (
+        "a_usb_camera_gives_whole_pictures_is_pulled_and_comes_back",
+        usb::camera,
     ),
     (
         "the_appliance_runs_and_triggers_reach_a_broker_outside",
