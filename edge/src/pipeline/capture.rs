@@ -241,7 +241,7 @@ pub struct Capture {
 }
 
 /// The problem's code while a source gives nothing.
-const OFFLINE: &str = "source_offline";
+pub const OFFLINE: &str = "source_offline";
 
 /// How often a waiting capture thread looks at the stop flag.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -301,8 +301,9 @@ impl Capture {
             GapCause::Disconnected | GapCause::Stalled => &self.stats.disconnected,
         };
         let before = counter.fetch_add(gap.lost, Ordering::Relaxed);
-        // Said ever more seldom: an overload lasts, and its log must not add to it.
-        if before == 0 || before.ilog2() != (before + gap.lost).ilog2() {
+        // Said ever more seldom: an overload lasts, and its log must not add to it. An outage, of
+        // which nobody knows how many were lost, is told when it begins.
+        if gap.lost > 0 && (before == 0 || before.ilog2() != (before + gap.lost).ilog2()) {
             let cause = gap.cause.as_str();
             tracing::warn!(
                 lost = before + gap.lost,

@@ -206,7 +206,9 @@ impl LineMaker {
                 error,
             }
         })?;
-        let pace = pace(&source_name, &settings, source.info());
+        let mut pace = pace(&source_name, &settings, source.info());
+        // A camera that the line before still has in use can't be asked yet.
+        pace.fps = pace.fps.or(before.and_then(|line| line.pace.fps));
         let (slots, wants_clips) = (plan.slots(), plan.wants_clips());
         let longest_pre_s = plan.longest_pre_s();
         let bell = Bell::new().map_err(|e| StartError::Thread(e.to_string()))?;

@@ -454,10 +454,22 @@ impl Running {
         self.part_with(line);
     }
 
+    /// Its last word; what was wrong with it is over, too.
+    fn say_gone(&self, source: &Name) {
+        self.out.source_status(source, SourceStatus::Offline);
+        self.maker.events.solved(capture::OFFLINE, source.as_str());
+    }
+
     /// A line whose threads have ended, or were left behind.
-    fn part_with(&mut self, mut line: line::Line) {
+    fn part_with(&mut self, line: line::Line) {
         let source = line.shared.source.clone();
-        self.out.source_status(&source, SourceStatus::Offline);
+        self.say_gone(&source);
+        self.account_for(line);
+    }
+
+    /// Its numbers, and what its source died of.
+    fn account_for(&mut self, mut line: line::Line) {
+        let source = line.shared.source.clone();
         self.gone.push(line.stats.clone());
         let ended = line.ended.take();
         if let Some(Ended::End(_)) = ended {

@@ -332,11 +332,13 @@ impl Running {
                 let old = &mut self.lines[index];
                 old.stop.stop();
                 Self::join_line(&mut self.stopping, &self.maker, old);
-                let announce = (ready.source().clone(), names(&ready));
-                let line = ready.after(old).go(&self.maker)?;
+                let ready = ready.after(old);
+                // The last word on the old one, before the new one can say that it is offline.
+                self.say_gone(ready.source());
+                self.announce(&ready);
+                let line = ready.go(&self.maker)?;
                 let old = std::mem::replace(&mut self.lines[index], line);
-                self.part_with(old);
-                self.say_running(&announce.0, &announce.1);
+                self.account_for(old);
             }
             Step::Reshape(index, reshape, slots, longest_pre_s) => {
                 let line = &mut self.lines[index];

@@ -171,6 +171,11 @@ impl Feed {
             // The newest packet lies inside, or at its end: the pictures are here.
             let inside = |t: i64| t > from_ns || t >= to_ns;
             if self.last_ns.is_some_and(inside) {
+                // Nobody knows how many were lost: no number is missing, only time. A packet comes
+                // before its frame, and so before the gap that ends with it.
+                if lost == 0 {
+                    self.note(from_ns, to_ns, 0);
+                }
                 return;
             }
             self.needs_key = true;

@@ -453,8 +453,8 @@ impl EvidenceLane {
     }
 
     /// Records that the source lost pictures between these times, before the next offered one.
-    /// `lost` is 0 if it can't tell how many. Never waits. A gap among pictures whose packets were
-    /// offered is none of evidence, and is ignored.
+    /// `lost` is 0 if it can't tell how many. Never waits. A gap of so many pictures whose packets
+    /// were offered is none of evidence, and is ignored.
     pub fn gap(&self, from_ns: i64, to_ns: i64, lost: u64) {
         lock(&self.feed).gap(from_ns, to_ns, lost);
     }

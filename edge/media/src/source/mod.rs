@@ -24,6 +24,7 @@ mod jpeg;
 mod live;
 mod mjpeg;
 pub mod nut;
+mod private;
 mod probe;
 mod publish;
 mod rtsp;
@@ -331,7 +332,10 @@ pub fn open(opts: &SourceOptions, clock: Arc<dyn Clock>) -> Result<Box<dyn Sourc
         open_file(opts, clock)?
     };
     tracing::info!(source = %opts.name, uri = %redacted(&opts.uri), "{}", source.info().description);
-    Ok(source)
+    Ok(match opts.privacy.is_empty() {
+        true => source,
+        false => Box::new(private::PrivateSource::new(opts, source)),
+    })
 }
 
 /// Whether a URI names a V4L2 node, or a link to one.

@@ -179,3 +179,45 @@ fn with_pace_a_picture_is_never_early_and_one_without_a_slot_is_counted_as_lost(
         drop(held);
     }
 }
+
+/// Worker processes can read every slot there is: unmasked pixels must never be in one, not even in
+/// a slot that was filled and not published.
+#[test]
+fn what_is_private_is_in_no_slot_at_any_moment() {
+    let dir = TempDir::new().unwrap();
+    for uri in every_kind(&dir) {
+        let opts = SourceOptions {
+            privacy: vec![vec![[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]],
+            ..options(&uri)
+        };
+        let mut source = opened(&opts);
+        let layout = source.info().layout;
+        let pool = pool_for(source.info(), 1);
+        // What the driver or decoder leaves behind would be here.
+        let look = |pool: &FramePool| {
+            let mut slot = pool.try_acquire().unwrap();
+            let range = layout.planes()[0];
+            let luma = slot.room_mut()[range.offset..range.offset + range.row_bytes].to_vec();
+            drop(slot);
+            luma.iter().all(|p| *p == luma[0])
+        };
+        let stop = StopFlag::new();
+        let mut frames = 0;
+        while frames < 3 {
+            match source.next(&pool, &stop).unwrap() {
+                SourceEvent::Frame(frame) => {
+                    let first = frame.pixels()[0];
+                    let luma = layout.planes()[0];
+                    let row = &frame.pixels()[luma.offset..luma.offset + luma.row_bytes];
+                    assert!(row.iter().all(|p| *p == first), "{uri}");
+                    frames += 1;
+                }
+                SourceEvent::End(_) => break,
+                _ => {}
+            }
+            assert!(look(&pool), "{uri}: unmasked pixels in a free slot");
+        }
+        assert!(frames > 0, "{uri}");
+        assert_eq!(pool.stats().copies, frames, "{uri}: the masked picture is copied once");
+    }
+}
