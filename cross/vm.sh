@@ -15,15 +15,22 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 
+INITRD="$CARGO_TARGET_DIR/$ARM/initrd"
+
 main() {
-    if [ ! -e "$VM/made" ] && [ ! -e "$VM/missing" ]; then "$ROOT/cross/setup.sh" vm; fi
+    if [ ! -e "$VM/made" ] && [ ! -e "$VM/missing" ]; then
+        "$ROOT/cross/setup.sh" vm
+    elif [ ! -e "$VM/missing" ]; then
+        # One that an older version of the script has made is made anew.
+        "$ROOT/cross/vm_machine.sh" || [ -e "$VM/missing" ] || die "the ARM machine could not be made"
+    fi
     if [ -e "$VM/missing" ]; then
         say "no ARM machine here: $(cat "$VM/missing")"
         exit 75
     fi
     build
     make_initrd
-    VISUALPATH_VM="$VM" VISUALPATH_VM_ONLY="$*" \
+    VISUALPATH_VM_KERNEL="$VM/vmlinuz" VISUALPATH_VM_INITRD="$INITRD" VISUALPATH_VM_ONLY="$*" \
         cargo test --locked --workspace --test vm -- --ignored --nocapture "$@"
 }
 
@@ -48,8 +55,7 @@ make_initrd() {
     for file in visualpath vm-probe; do
         aarch64-linux-gnu-strip -o "$root/bin/$file" "$CARGO_TARGET_DIR/$ARM/debug/$file"
     done
-    (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0 | cat "$VM/base.cpio" -) >"$VM/initrd.part"
-    mv "$VM/initrd.part" "$VM/initrd"
+    (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0 | cat "$VM/base.cpio" -) >"$INITRD"
     rm -rf "$root"
 }
 

@@ -38,7 +38,6 @@ pub struct Machine {
 impl Machine {
     /// Boots it; it runs these scenarios one after the other and powers off.
     pub fn boot(clock: Clock, scenarios: &[String]) -> Self {
-        let made = made();
         let dir = tempfile::tempdir().unwrap();
         let console = dir.path().join("console");
         let limit = if soak() { SOAK_LIMIT } else { LIMIT };
@@ -59,8 +58,8 @@ impl Machine {
             Clock::Counted => command.args(["-icount", "shift=0,sleep=off", "-nic", "none"]),
             Clock::Real => command.args(["-smp", "2", "-nic", "user,model=virtio-net-pci"]),
         };
-        command.arg("-kernel").arg(made.join("vmlinuz"));
-        command.arg("-initrd").arg(made.join("initrd"));
+        command.arg("-kernel").arg(made("KERNEL"));
+        command.arg("-initrd").arg(made("INITRD"));
         let arguments = scenarios.join(" ");
         command.arg("-append");
         command.arg(format!("console=ttyAMA0 quiet panic=-1 -- {arguments}"));
@@ -227,10 +226,10 @@ pub fn wanted(scenario: &str) -> bool {
     parts.peek().is_none() || parts.any(|part| scenario.contains(part))
 }
 
-/// Where `cross/vm.sh` has put the kernel and the first file system.
-fn made() -> PathBuf {
-    std::env::var_os("VISUALPATH_VM")
+/// A file that `cross/vm.sh` has made: `KERNEL` or `INITRD`.
+fn made(what: &str) -> PathBuf {
+    std::env::var_os(format!("VISUALPATH_VM_{what}"))
         .map(PathBuf::from)
-        .filter(|dir| dir.join("initrd").exists())
+        .filter(|file| file.exists())
         .expect("nothing to boot: run these tests with cross/vm.sh")
 }

@@ -50,13 +50,13 @@ scenarios! {
     the_machine_has_a_camera_that_streams
     every_format_shows_the_bars_in_their_colours
     the_drivers_matrix_and_range_are_used
+    many_frames_leave_no_files_memory_or_leases_behind
+    no_frame_is_torn_and_its_drawn_number_is_its_own
     pictures_are_copied_once_at_most
+    the_cost_of_a_720p30_stream_against_v4l2_ctl
     a_damaged_buffer_is_one_lost_picture
     dropped_buffers_are_missed_to_the_picture
     a_dead_stream_is_begun_again
     a_stalled_camera_is_opened_again
     a_pulled_camera_gives_frames_again_within_three_seconds
-    no_frame_is_torn_and_its_drawn_number_is_its_own
-    the_cost_of_a_720p30_stream_against_v4l2_ctl
-    many_frames_leave_no_files_memory_or_leases_behind
 }

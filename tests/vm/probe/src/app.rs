@@ -115,7 +115,7 @@ fn stage(name: &str) -> Result<()> {
 
 /// On drawn pictures: the network, the broker and the binary work here.
 pub fn drawn(broker: &str, _: &mut Numbers) -> Result<()> {
-    let uri = "synthetic:?width=320&height=180&objects=3";
+    let uri = "synthetic:?width=320&height=180&shapes=3";
     let appliance = Appliance::start(uri, broker)?;
     appliance.wait_for("ready")?;
     appliance.wait_for("trigger")?;
