@@ -21,7 +21,7 @@ fn pictures() -> Pictures {
         .map(|n| {
             let pixel = |i: usize| match (i % width) / 32 == n {
                 true => 255,
-                false => (i / width * 200 / height) as u8,
+                false => u8::try_from(i / width * 200 / height).expect("under 200"),
             };
             let pixels: Vec<u8> = (0..width * height).map(pixel).collect();
             let view = FrameView {

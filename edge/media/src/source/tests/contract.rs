@@ -218,6 +218,10 @@ fn what_is_private_is_in_no_slot_at_any_moment() {
             assert!(look(&pool), "{uri}: unmasked pixels in a free slot");
         }
         assert!(frames > 0, "{uri}");
-        assert_eq!(pool.stats().copies, frames, "{uri}: the masked picture is copied once");
+        assert_eq!(
+            pool.stats().copies,
+            frames,
+            "{uri}: the masked picture is copied once"
+        );
     }
 }

@@ -134,7 +134,7 @@ pub fn camera(outside: &str, numbers: &mut Numbers) -> Result<()> {
         ..Needs::default()
     };
     let mut running = Running::start_for(&options, &[], &needs)?;
-    running.frame()?;
+    drop(running.frame()?);
     good_pictures(&mut running, 60)?;
     let files = open_files()?;
     for n in 1..=3 {
