@@ -83,11 +83,12 @@ pub struct Broker {
     ready: Ready,
 }
 
-/// After the last acknowledgement the embedded broker still has to hand messages to subscribers;
-/// it can't be asked whether it has, so it gets this long before it goes with the process.
 /// How long a broker that is not there is waited for at the end.
 const ABSENT: Duration = Duration::from_secs(5);
 
+/// After the last acknowledgement the embedded broker still has to hand messages to subscribers;
+/// it can't be asked whether it has, so it gets this long before it goes with the process.
+#[cfg(feature = "embedded-broker")]
 const EMBEDDED_LINGER: Duration = Duration::from_millis(500);
 
 impl Broker {

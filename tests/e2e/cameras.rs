@@ -64,6 +64,31 @@ fn kill(pid: i32, signal: &str) {
     assert!(status.success());
 }
 
+/// Number and time of each frame of `source` that the trace has, once it has `some`.
+fn frames_of(trace: &Path, source: &str, some: usize) -> Vec<(i64, i64)> {
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        // It is made with the first records that are written out.
+        let text = std::fs::read_to_string(trace).unwrap_or_default();
+        let frames: Vec<(i64, i64)> = text
+            .lines()
+            // The last line may be half written.
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+            .filter(|r| r["record_type"] == "frame" && r["source"] == source)
+            .map(|r| (r["frame_id"].as_i64().unwrap(), r["t_ns"].as_i64().unwrap()))
+            .collect();
+        if frames.len() >= some {
+            return frames;
+        }
+        assert!(
+            Instant::now() < patience,
+            "{} of {some} frames",
+            frames.len()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn a_camera_that_is_lost_says_so_comes_back_and_its_neighbour_misses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,9 +116,12 @@ fn a_camera_that_is_lost_says_so_comes_back_and_its_neighbour_misses_nothing() {
     };
     let before = subscriber.until(|m| fired(m, "lost") && fired(m, "kept"));
     assert!(before.iter().any(|(t, p, _)| t == status && p == "online"));
+    let some = 10;
+    frames_of(&trace, "lost", some);
     for pid in processes(&lost) {
         kill(pid, "-KILL");
     }
+    let seen_before = frames_of(&trace, "lost", 0).len();
     let gone = subscriber.until(|m| m.iter().any(|(t, p, _)| t == status && p == "offline"));
     let health = |m: &[(String, String, bool)]| {
         m.iter()
@@ -111,6 +139,7 @@ fn a_camera_that_is_lost_says_so_comes_back_and_its_neighbour_misses_nothing() {
             .any(|(t, p, _)| t.ends_with("/health") && p.contains("source_offline")),
         "health names it: {gone:#?} {back:#?}"
     );
+    frames_of(&trace, "lost", seen_before + some);
     assert!(
         !said
             .clone()
@@ -132,24 +161,11 @@ fn a_camera_that_is_lost_says_so_comes_back_and_its_neighbour_misses_nothing() {
         assert!(dropped[cause].is_null(), "{dropped}");
     }
     // Numbers and times of the one that was lost went on where they were.
-    let text = std::fs::read_to_string(&trace).unwrap();
     let mut last = (-1, -1);
-    let mut frames = 0;
-    for record in text
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap())
-    {
-        if record["record_type"] == "frame" && record["source"] == "lost" {
-            let now = (
-                record["frame_id"].as_i64().unwrap(),
-                record["t_ns"].as_i64().unwrap(),
-            );
-            assert!(now.0 > last.0 && now.1 > last.1, "{last:?} {now:?}");
-            last = now;
-            frames += 1;
-        }
+    for now in frames_of(&trace, "lost", seen_before + some) {
+        assert!(now.0 > last.0 && now.1 > last.1, "{last:?} {now:?}");
+        last = now;
     }
-    assert!(frames > 10, "{frames} frames before and after");
     // Nothing of either is left.
     let patience = Instant::now() + Duration::from_secs(20);
     while !(processes(&lost).is_empty() && processes(&kept).is_empty()) {

@@ -249,7 +249,7 @@ impl LineMaker {
                 stop_grace_ns: 5_000_000_000,
             },
             LineSink {
-                events: self.events.clone(),
+                events: self.events.for_line(),
                 line: Arc::clone(&shared),
             },
         )
@@ -280,7 +280,7 @@ impl LineMaker {
             pools,
             to_path,
             shared: Arc::clone(&shared),
-            events: self.events.clone(),
+            events: self.events.for_line(),
             realtime: settings.realtime,
             stop: stop.clone(),
             stats: capture_stats,

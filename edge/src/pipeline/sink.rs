@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender};
 use visualpath_core::{Aligned, FusionInput, FusionResult, Name, Outcome};
 use visualpath_mqtt::payload::Problem;
 use visualpath_platform::{Lateness, PathSink, Times};
@@ -11,17 +11,33 @@ use visualpath_platform::{Lateness, PathSink, Times};
 use super::events::Event;
 use super::line::LineShared;
 
+/// What the supervisor's thread waits for the events thread before it leaves a notice unsaid.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Hands fusion results on. Sending waits when the events thread is far behind: events are never
-/// dropped.
+/// dropped. Only the supervisor's own notices are: whoever can stop the run must not be stuck
+/// behind a reader of standard output that has gone to sleep.
 #[derive(Clone)]
 pub struct ToEvents {
     events: Sender<Event>,
+    patience: Option<Duration>,
 }
 
 impl ToEvents {
-    /// Sends to `events`.
+    /// The supervisor's, to `events`.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events }
+        Self {
+            events,
+            patience: Some(PATIENCE),
+        }
+    }
+
+    /// The one for the threads of a line.
+    pub fn for_line(&self) -> Self {
+        Self {
+            events: self.events.clone(),
+            patience: None,
+        }
     }
 
     /// Returns once the events thread has taken care of everything sent before, or when it has
@@ -65,9 +81,19 @@ impl ToEvents {
     }
 
     pub(super) fn send(&self, event: Event) {
-        // The events thread outlives the others unless it panicked, which stops the run.
-        if self.events.send(event).is_err() {
-            tracing::error!("the events thread is gone; an event is lost");
+        let sent = match self.patience {
+            None => self.events.send(event).map_err(SendTimeoutError::from),
+            Some(patience) => self.events.send_timeout(event, patience),
+        };
+        match sent {
+            Ok(()) => {}
+            // It outlives the others unless it panicked, which stops the run.
+            Err(SendTimeoutError::Disconnected(_)) => {
+                tracing::error!("the events thread is gone; an event is lost");
+            }
+            Err(SendTimeoutError::Timeout(_)) => {
+                tracing::error!("the events thread does not keep up; a notice is left unsaid");
+            }
         }
     }
 }
