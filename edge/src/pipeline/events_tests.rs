@@ -50,6 +50,7 @@ fn events(counts: &Arc<Counts>, app: Option<App>) -> Events {
         open: HashMap::new(),
         on: HashMap::new(),
         asked: HashMap::new(),
+        store: Arc::default(),
         hub: Arc::new(ObservabilityHub::new(Level::Off)),
         sink_losses: HashMap::new(),
         walls: Arc::default(),
@@ -86,7 +87,7 @@ fn a_clip_without_a_result_when_the_appliance_stops_has_failed() {
     );
     thread
         .asked
-        .insert("a".to_owned(), (name("entrance"), body));
+        .insert("a".to_owned(), (name("entrance"), ClipBody::of(&body)));
     let (tx, rx) = unbounded();
     let (clip_tx, clips) = unbounded();
     tx.send(Event::End).unwrap();

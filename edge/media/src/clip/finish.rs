@@ -114,6 +114,10 @@ impl Written {
         let late = self.shown.iter().filter(|t| **t >= request.end_ns).min();
         let newest = self.shown.iter().max();
         let end_ns = late.or(newest).copied().unwrap_or(start_ns);
+        if end_ns < start_ns {
+            // What could be kept ends inside the lead-in.
+            return Err(ClipError::NothingShown);
+        }
         let finish = self.mux.finish(end_ns)?;
         self.part.append_tables(&finish.append)?;
         for patch in &finish.patches {

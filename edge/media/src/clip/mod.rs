@@ -26,9 +26,13 @@ mod feed;
 mod finish;
 mod index;
 mod lane;
+#[cfg(test)]
+mod model;
 mod open;
 mod recover;
 mod store;
+#[cfg(test)]
+mod torn_tests;
 mod writer;
 
 use serde::{Deserialize, Serialize};
@@ -152,7 +156,7 @@ pub struct ReadyClip {
 }
 
 /// Why a clip ended where it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipEnd {
     /// It has everything up to the asked end.

@@ -39,6 +39,8 @@ pub(super) enum ClipError {
     Reversed { start_ns: i64, end_ns: i64 },
     #[error("asked until {end_ns} ns, but the oldest picture held is at {oldest_ns} ns")]
     TooOld { end_ns: i64, oldest_ns: i64 },
+    #[error("it ended before the first picture that was asked for")]
+    NothingShown,
     #[error("no picture was encoded{}", .error.as_deref().map(|e| format!(": {e}")).unwrap_or_default())]
     NoPicture { error: Option<String> },
 }

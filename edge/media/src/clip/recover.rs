@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 use super::finish::{Head, Written, read_sidecar};
 use super::index::{Asked, Index, Row};
 use super::open::{ClipError, failed};
-use super::store::{ClipStore, KeptClip, PartFile, StoreError, io_error, sha256};
+use super::store::{ClipStore, PartFile, StoreError, io_error, sha256};
 use super::{ClipEnd, ClipResult, ClipState, Unheard};
 use crate::mp4::{Left, Mp4Error};
 use crate::ring::Gap;
@@ -73,7 +73,8 @@ impl ClipStore {
             }
         };
         let mut tell = Vec::new();
-        let mut there = std::collections::BTreeSet::new();
+        // Clips that are there, or may be with the next start: id → stem.
+        let mut there: BTreeMap<String, String> = BTreeMap::new();
         for (stem, endings) in files {
             let found = match self.look_at(&stem, &endings, &rows) {
                 Ok(found) => found,
@@ -85,9 +86,6 @@ impl ClipStore {
             match found {
                 Found::Kept(asked, result) => {
                     let id = result.id.clone();
-                    if let Some(clip) = self.kept().clips.get_mut(&stem) {
-                        clip.id = Some(id.clone());
-                    }
                     let row = rows.get(&id);
                     if row.is_none_or(|r| r.result.is_none()) {
                         self.with_index("finish", |index| index.finish(&asked, &result));
@@ -99,16 +97,15 @@ impl ClipStore {
                     } else if row.is_some_and(|r| !r.is_told) {
                         tell.push(unheard(asked, result));
                     }
-                    there.insert(id);
+                    there.insert(id, stem);
                 }
                 Found::Finished(asked, result) => {
                     tracing::warn!(clip = %stem, id = %result.id, "a clip of an earlier run was finished");
                     self.with_index("finish", |index| index.finish(&asked, &result));
-                    there.insert(result.id.clone());
+                    there.insert(result.id.clone(), stem);
                     tell.push(unheard(asked, result));
                 }
                 Found::Nothing(asked) => {
-                    self.forget_bytes(&stem);
                     // Its row, if there is one, is answered below.
                     if let Some(asked) = asked.filter(|a| !rows.contains_key(&a.request.id)) {
                         tell.push(self.lost(asked));
@@ -116,13 +113,14 @@ impl ClipStore {
                 }
                 Found::Left => {
                     if let Some(id) = self.sidecar(&stem).map(|(a, _)| a.request.id) {
-                        there.insert(id);
+                        there.insert(id, stem);
                     }
                 }
             }
         }
+        self.count(&there);
         for (id, row) in rows {
-            if there.contains(&id) {
+            if there.contains_key(&id) {
                 continue;
             }
             match (row.result, row.is_told) {
@@ -145,6 +143,23 @@ impl ClipStore {
         tell
     }
 
+    /// Counts anew what is there now.
+    fn count(&self, there: &BTreeMap<String, String>) {
+        match self.scan() {
+            Ok(mut kept) => {
+                for (id, stem) in there {
+                    if let Some(clip) = kept.clips.get_mut(stem) {
+                        clip.id = Some(id.clone());
+                    }
+                }
+                *self.kept() = kept;
+            }
+            Err(e) => {
+                tracing::warn!(dir = %self.root.display(), error = %e, "clips are not counted anew");
+            }
+        }
+    }
+
     /// A clip that there is nothing of.
     fn lost(&self, asked: Asked) -> Unheard {
         let reason =
@@ -152,14 +167,6 @@ impl ClipStore {
         let result = failed(asked.request.clone(), asked.source.clone(), &reason);
         self.with_index("finish", |index| index.finish(&asked, &result));
         unheard(asked, result)
-    }
-
-    /// The bytes of files that are gone.
-    fn forget_bytes(&self, stem: &str) {
-        let mut kept = self.kept();
-        if let Some(clip) = kept.clips.remove(stem) {
-            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-        }
     }
 
     /// What the sidecar of a clip says.
@@ -304,15 +311,11 @@ impl ClipStore {
         match written.complete(end, !is_complete) {
             Ok(result) => Ok(Found::Finished(asked, result)),
             // The pictures up to the asked start are all there is.
-            Err(ClipError::Mp4(Mp4Error::Empty)) => {
+            Err(ClipError::NothingShown | ClipError::Mp4(Mp4Error::Empty)) => {
                 self.remove(stem)?;
                 Ok(Found::Nothing(Some(asked)))
             }
-            Err(e) => {
-                let bytes = KeptClip::default();
-                self.kept().clips.insert(stem.to_owned(), bytes);
-                Err(e)
-            }
+            Err(e) => Err(e),
         }
     }
 }

@@ -442,7 +442,7 @@ impl ClipStore {
         Ok(files)
     }
 
-    fn scan(&self) -> io::Result<Kept> {
+    pub(super) fn scan(&self) -> io::Result<Kept> {
         let mut kept = Kept::default();
         for (stem, endings) in self.files()? {
             let bytes = endings.values().sum();

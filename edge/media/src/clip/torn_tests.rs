@@ -1,0 +1,397 @@
+//! What is promised of clips when the power goes, or a call fails, between any two calls: on the
+//! model of a disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use visualpath_core::{NS_PER_S, Name};
+
+use super::model::{Fault, ModelDisk, Op, Random, is_ready};
+use super::open::{OpenClip, Step, failed};
+use super::store::ClipStore;
+use super::*;
+use crate::encode::{CodecParams, Packet};
+use crate::ring::{Gap, GapCause, Ring};
+
+const STEP_NS: i64 = 40_000_000;
+/// Pictures of a run: 14 s.
+const PICTURES: i64 = 350;
+const GOP: i64 = 30;
+
+fn uuid(n: usize) -> String {
+    format!("00000000-0000-7000-8000-{n:012x}")
+}
+
+fn packets() -> Vec<Packet> {
+    let params = CodecParams::for_tests(64, 48);
+    (0..PICTURES)
+        .map(|n| {
+            let size = 40 + usize::try_from(n * 37 % 900).unwrap();
+            let fill = u8::try_from(n % 251).unwrap();
+            Packet {
+                data: Bytes::from(vec![fill; size]),
+                is_key: n % GOP == 0,
+                pts_ns: n * STEP_NS,
+                dts_ns: n * STEP_NS,
+                frame_id: u64::try_from(n).unwrap(),
+                params: Arc::clone(&params),
+            }
+        })
+        .collect()
+}
+
+/// Event, pre-roll and post-roll in pictures; one overlaps two others.
+const CLIPS: [(i64, i64, i64); 5] = [
+    (60, 40, 90),
+    (100, 10, 20),
+    (130, 50, 160),
+    (215, 5, 30),
+    (240, 80, 60),
+];
+
+fn request(n: usize) -> ClipRequest {
+    let (event, pre, post) = CLIPS[n];
+    ClipRequest {
+        id: uuid(n),
+        trigger_id: format!("trigger-{n}"),
+        path: Name::new("yard").unwrap(),
+        label: Name::new("seen").unwrap(),
+        event_ns: event * STEP_NS,
+        wall_ns: 1_795_377_600 * NS_PER_S + event * STEP_NS,
+        start_ns: (event - pre) * STEP_NS,
+        end_ns: (event + post) * STEP_NS,
+    }
+}
+
+fn source() -> Name {
+    Name::new("cam0").unwrap()
+}
+
+fn store(disk: &ModelDisk, quota: u64) -> Arc<ClipStore> {
+    let disk: Arc<dyn super::disk::Disk> = Arc::new(disk.clone());
+    ClipStore::on(disk, Path::new("/state"), "clips", quota).unwrap()
+}
+
+/// The clip thread's loop, without the thread. Gives every result.
+fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
+    let mut ring = Ring::new(1 << 20, 2 * NS_PER_S);
+    let mut open: Vec<OpenClip> = Vec::new();
+    let mut results = Vec::new();
+    let mut tell = |result: ClipResult, request: &ClipRequest| {
+        store.answered(&source(), request, &result);
+        store.told(&result.id);
+        results.push(result);
+    };
+    for packet in packets() {
+        let picture = packet.pts_ns / STEP_NS;
+        disk.mark(Op::Pushed(packet.pts_ns));
+        if picture == 150 {
+            let gap = Gap {
+                from_ns: packet.pts_ns - STEP_NS,
+                to_ns: packet.pts_ns,
+                lost: 0,
+                cause: GapCause::Source,
+            };
+            ring.add_gap(gap);
+            open.iter_mut().for_each(|c| c.push_gap(gap));
+        }
+        ring.add(packet.clone()).unwrap();
+        let mut goes_on = Vec::new();
+        for mut clip in open.drain(..) {
+            match clip.push(&packet) {
+                Ok(Step::Open) => goes_on.push(clip),
+                Ok(Step::Done(end)) => {
+                    let request = clip.request.clone();
+                    tell(clip.finish(end), &request);
+                }
+                Err(e) => {
+                    let request = clip.request.clone();
+                    tell(clip.fail(&e), &request);
+                }
+            }
+        }
+        open = goes_on;
+        for n in 0..CLIPS.len() {
+            if CLIPS[n].0 != picture {
+                continue;
+            }
+            store.asked(&source(), &request(n));
+            let mut clip = OpenClip::new(request(n), source(), 0);
+            match clip.begin(&ring, store, None) {
+                Ok(Step::Open) => open.push(clip),
+                Ok(Step::Done(end)) => tell(clip.finish(end), &request(n)),
+                Err(e) => {
+                    let result = failed(request(n), source(), &e);
+                    tell(result, &request(n));
+                }
+            }
+        }
+    }
+    assert!(open.is_empty());
+    results
+}
+
+/// Every clip on the disk is whole; gives them by id.
+fn whole_clips(disk: &ModelDisk) -> BTreeMap<String, ReadyClip> {
+    let packets = packets();
+    let mut clips = BTreeMap::new();
+    for path in disk.paths() {
+        let name = path.to_string_lossy().into_owned();
+        assert!(!name.ends_with(".part"), "left behind: {name}");
+        let Some(stem) = name.strip_suffix(".mp4") else {
+            let mp4 = PathBuf::from(format!("{}.mp4", name.split_once('.').unwrap().0));
+            assert!(disk.bytes(&mp4).is_some(), "nobody's: {name}");
+            continue;
+        };
+        let text = disk.bytes(Path::new(&format!("{stem}.json")));
+        let (_, result) = super::finish::read_sidecar(&text.expect("a sidecar")).expect("whole");
+        let ClipState::Ready(clip) = result.state else {
+            panic!("{name}: the sidecar says it failed");
+        };
+        let bytes = disk.bytes(&path).unwrap();
+        assert_eq!(bytes.len() as u64, clip.bytes, "{name}");
+        let sum = <sha2::Sha256 as sha2::Digest>::digest(&bytes);
+        let sum: String = sum.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(sum, clip.sha256, "{name}");
+        assert!(name.ends_with(&clip.file[5..]), "{name} {}", clip.file);
+        // Read by a parser that is not ours: the very packets.
+        let mp4 = re_mp4::Mp4::read_bytes(&bytes).unwrap();
+        assert!(mp4.moofs.is_empty(), "{name}: plain");
+        let track = mp4.tracks().values().next().unwrap();
+        let first = usize::try_from(clip.start_ns / STEP_NS).unwrap()
+            - usize::try_from(clip.lead_in_frames).unwrap();
+        let shown = clip.frames + clip.lead_in_frames;
+        assert_eq!(track.samples.len() as u64, shown, "{name}");
+        for (sample, packet) in track.samples.iter().zip(&packets[first..]) {
+            let same = bytes[sample.byte_range()] == packet.data[..];
+            assert!(same, "{name}: not the packet at {}", packet.pts_ns);
+            assert_eq!(sample.is_sync, packet.is_key);
+        }
+        let steps = i64::try_from(clip.frames).unwrap() - 1;
+        assert_eq!(clip.end_ns - clip.start_ns, steps * STEP_NS, "{name}");
+        let spans = clip.start_ns < 149 * STEP_NS && clip.end_ns >= 150 * STEP_NS;
+        // What was known of the gap went with the fragment that followed it.
+        if spans && clip.end_ns > 151 * STEP_NS {
+            assert_eq!(clip.gaps.len(), 1, "{name}");
+        }
+        clips.insert(result.id, clip);
+    }
+    clips
+}
+
+/// What an appliance finds that starts after the power went at `calls`.
+fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: bool) {
+    let store = store(disk, 1 << 30);
+    let log = &before.log()[..calls];
+    let unheard = store.take_over_with(disk.index());
+    assert_eq!(store.trouble(), None);
+    let clips = whole_clips(disk);
+
+    // Every clip that was asked for has exactly one answer.
+    let asked: BTreeSet<&str> = log
+        .iter()
+        .filter_map(|op| match op {
+            Op::Asked(a) => Some(a.request.id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let told: BTreeSet<&str> = log
+        .iter()
+        .filter_map(|op| match op {
+            Op::Told(id) => Some(id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut answers: BTreeMap<&str, usize> = BTreeMap::new();
+    for u in &unheard {
+        *answers.entry(u.result.id.as_str()).or_default() += 1;
+        assert_eq!(u.request.trigger_id, u.result.trigger_id);
+        assert_eq!(
+            is_ready(&u.result),
+            clips.contains_key(&u.result.id),
+            "{u:?}"
+        );
+    }
+    for id in &asked {
+        let answers = answers.get(id).copied().unwrap_or(0);
+        match has_index {
+            true => assert_eq!(answers + usize::from(told.contains(id)), 1, "{id}"),
+            // Nobody knows of those that have no file.
+            false => assert!(answers <= 1),
+        }
+    }
+    for op in log {
+        if let Op::Finished(_, result) = op
+            && is_ready(result)
+        {
+            assert!(clips.contains_key(&result.id), "{} was ready", result.id);
+        }
+    }
+
+    // At most 2 s of what an open clip had are lost: everything its synced fragments had is there.
+    let pushed = log.iter().rev().find_map(|op| match op {
+        Op::Pushed(t_ns) => Some(*t_ns),
+        _ => None,
+    });
+    for u in &unheard {
+        let ClipState::Ready(clip) = &u.result.state else {
+            let first = log
+                .iter()
+                .position(|op| matches!(op, Op::Asked(a) if a.request.id == u.request.id));
+            let synced = log[first.unwrap_or(0)..]
+                .iter()
+                .any(|op| matches!(op, Op::SyncFile(_)));
+            assert!(!synced || !has_file(log, &u.request.id), "lost: {u:?}");
+            continue;
+        };
+        if clip.end_reason == ClipEnd::Interrupted {
+            assert!(clip.partial);
+            let newest = pushed.unwrap().min(u.request.end_ns);
+            // From the moment on in which its beginning is there.
+            assert!(
+                !has_file(log, &u.request.id) || newest - clip.end_ns <= 2 * NS_PER_S + STEP_NS,
+                "{} ns are lost of {}",
+                newest - clip.end_ns,
+                u.request.id
+            );
+        } else {
+            assert!(!clip.partial);
+        }
+    }
+
+    // Once told, nothing more is to be said, and the files stay as they are.
+    for u in &unheard {
+        store.told(&u.result.id);
+    }
+    let again = super::torn_tests::store(disk, 1 << 30);
+    assert_eq!(again.take_over_with(disk.index()), []);
+    assert_eq!(whole_clips(disk), clips);
+    assert_eq!(again.bytes(), store.bytes(), "what is counted is there");
+}
+
+/// Whether the first fragment of this clip was synced.
+fn has_file(log: &[Op], id: &str) -> bool {
+    let hex = &id[id.len() - 8..];
+    let file = log.iter().find_map(|op| match op {
+        Op::Create(path, file) if path.to_string_lossy().ends_with(&format!("{hex}.mp4.part")) => {
+            Some(*file)
+        }
+        _ => None,
+    });
+    file.is_some_and(|file| {
+        log.iter()
+            .any(|op| matches!(op, Op::SyncFile(f) if *f == file))
+    })
+}
+
+#[test]
+fn after_a_power_cut_between_any_two_calls_every_clip_is_whole_or_accounted_for() {
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    assert_eq!(first.take_over_with(disk.index()), []);
+    let results = run(&disk, &first);
+    assert_eq!(results.iter().filter(|r| is_ready(r)).count(), CLIPS.len());
+    assert_eq!(whole_clips(&disk).len(), CLIPS.len());
+    let calls = disk.log().len();
+    let mut random = Random(1);
+    for n in 0..=calls {
+        after_the_cut(&disk, n, &disk.durable(n), true);
+        after_the_cut(&disk, n, &disk.cut(n, &mut |many| many.min(2) - 1), true);
+        for _ in 0..3 {
+            let cut = disk.cut(n, &mut |many| random.below(many));
+            after_the_cut(&disk, n, &cut, true);
+            let lost = disk.cut(n, &mut |many| random.below(many)).without_rows();
+            after_the_cut(&disk, n, &lost, false);
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_the_last_one_is_cleaned_up_after_changes_nothing() {
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    first.take_over_with(disk.index());
+    run(&disk, &first);
+    let calls = disk.log().len();
+    let mut random = Random(2);
+    for n in (0..=calls).step_by(7) {
+        let cut = disk.cut(n, &mut |many| random.below(many));
+        let second = store(&cut, 1 << 30);
+        second.take_over_with(cut.index());
+        for m in 0..=cut.log().len() {
+            let again = cut.cut(m, &mut |many| random.below(many));
+            // Nobody was told: that comes after.
+            after_the_cut(&disk, n, &again, true);
+        }
+    }
+}
+
+#[test]
+fn whatever_call_fails_every_clip_has_one_result_and_the_store_is_whole_after_a_restart() {
+    let disk = ModelDisk::default();
+    let all = store(&disk, 1 << 30);
+    all.take_over_with(disk.index());
+    run(&disk, &all);
+    let mut seen = BTreeSet::new();
+    for at in 0..disk.calls() {
+        for errno in [Errno::NOSPC, Errno::IO, Errno::ROFS] {
+            for for_good in [false, true] {
+                let fault = Fault {
+                    at,
+                    for_good,
+                    errno,
+                };
+                let disk = ModelDisk::failing(Some(fault));
+                let first = store(&disk, 1 << 30);
+                first.take_over_with(disk.index());
+                let results = run(&disk, &first);
+                let ids: BTreeSet<&str> = results.iter().map(|r| r.id.as_str()).collect();
+                assert_eq!((results.len(), ids.len()), (CLIPS.len(), CLIPS.len()));
+                let hits = disk.hits();
+                let sync_failed = hits.iter().any(|h| h.contains("Sync"));
+                assert_eq!(first.trouble().is_some(), sync_failed, "{hits:?}");
+                let ready: BTreeMap<&str, &ClipResult> = results
+                    .iter()
+                    .filter(|r| is_ready(r))
+                    .map(|r| (r.id.as_str(), r))
+                    .collect();
+                for r in &results {
+                    if let ClipState::Failed { reason } = &r.state {
+                        assert!(reason.len() > 10, "{reason}");
+                    }
+                    if let ClipState::Ready(clip) = &r.state {
+                        seen.insert(clip.end_reason);
+                    }
+                }
+                // One call that fails once costs one clip at most, or safe mode.
+                if !for_good && !sync_failed {
+                    assert!(ready.len() + 1 >= CLIPS.len(), "{fault:?}: {results:?}");
+                }
+                disk.mended();
+                let second = store(&disk, 1 << 30);
+                let unheard = second.take_over_with(disk.index());
+                let clips = whole_clips(&disk);
+                for id in ready.keys() {
+                    assert!(clips.contains_key(*id), "{fault:?}: {id} was ready");
+                }
+                // An index that could not be written may say again what was said.
+                for u in &unheard {
+                    assert!(
+                        for_good
+                            || !ready.contains_key(u.result.id.as_str())
+                            || hits[0].contains("Told")
+                            || hits[0].contains("Finished"),
+                        "{fault:?} {hits:?} {u:?}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(
+        seen.contains(&ClipEnd::DiskFull) && seen.contains(&ClipEnd::DiskError),
+        "clips end at their last fragment: {seen:?}"
+    );
+}
