@@ -121,7 +121,10 @@ fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
             store.asked(&source(), &request(n));
             let mut clip = OpenClip::new(request(n), source(), 0);
             match clip.begin(&ring, store, None) {
-                Ok(Step::Open) => open.push(clip),
+                Ok(Step::Open) => {
+                    disk.mark(Op::Begun(uuid(n)));
+                    open.push(clip);
+                }
                 Ok(Step::Done(end)) => tell(clip.finish(end), &request(n)),
                 Err(e) => {
                     let result = failed(request(n), source(), &e);
@@ -238,13 +241,7 @@ fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: 
     });
     for u in &unheard {
         let ClipState::Ready(clip) = &u.result.state else {
-            let first = log
-                .iter()
-                .position(|op| matches!(op, Op::Asked(a) if a.request.id == u.request.id));
-            let synced = log[first.unwrap_or(0)..]
-                .iter()
-                .any(|op| matches!(op, Op::SyncFile(_)));
-            assert!(!synced || !has_file(log, &u.request.id), "lost: {u:?}");
+            assert!(!has_begun(log, &u.request.id), "lost: {u:?}");
             continue;
         };
         if clip.end_reason == ClipEnd::Interrupted {
@@ -252,7 +249,7 @@ fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: 
             let newest = pushed.unwrap().min(u.request.end_ns);
             // From the moment on in which its beginning is there.
             assert!(
-                !has_file(log, &u.request.id) || newest - clip.end_ns <= 2 * NS_PER_S + STEP_NS,
+                !has_begun(log, &u.request.id) || newest - clip.end_ns <= 2 * NS_PER_S + STEP_NS,
                 "{} ns are lost of {}",
                 newest - clip.end_ns,
                 u.request.id
@@ -272,19 +269,10 @@ fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: 
     assert_eq!(again.bytes(), store.bytes(), "what is counted is there");
 }
 
-/// Whether the first fragment of this clip was synced.
-fn has_file(log: &[Op], id: &str) -> bool {
-    let hex = &id[id.len() - 8..];
-    let file = log.iter().find_map(|op| match op {
-        Op::Create(path, file) if path.to_string_lossy().ends_with(&format!("{hex}.mp4.part")) => {
-            Some(*file)
-        }
-        _ => None,
-    });
-    file.is_some_and(|file| {
-        log.iter()
-            .any(|op| matches!(op, Op::SyncFile(f) if *f == file))
-    })
+/// Whether the clip thread had gone on from the beginning of this clip.
+fn has_begun(log: &[Op], id: &str) -> bool {
+    log.iter()
+        .any(|op| matches!(op, Op::Begun(begun) if begun == id))
 }
 
 #[test]
