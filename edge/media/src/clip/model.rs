@@ -35,6 +35,8 @@ pub(super) enum Op {
     Finished(Asked, ClipResult),
     Told(String),
     Forgot(String),
+    /// Its trigger has been told of.
+    Named(String),
     /// The newest picture that was given to the clips.
     Pushed(i64),
     /// The beginning of this clip has been written.
@@ -124,7 +126,7 @@ impl State {
                 let len = usize::try_from(*len).unwrap();
                 self.file(*file).resize(len, 0);
             }
-            Op::SyncDir(_) | Op::SyncFile(_) | Op::Pushed(_) | Op::Begun(_) => {}
+            Op::SyncDir(_) | Op::SyncFile(_) | Op::Named(_) | Op::Pushed(_) | Op::Begun(_) => {}
             Op::Asked(asked) => {
                 let id = asked.request.id.clone();
                 self.rows.entry(id).or_insert_with(|| Row {

@@ -119,6 +119,7 @@ fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
                 continue;
             }
             store.asked(&source(), &request(n));
+            disk.mark(Op::Named(uuid(n)));
             let mut clip = OpenClip::new(request(n), source(), 0);
             match clip.begin(&ring, store, None) {
                 Ok(Step::Open) => {
@@ -197,7 +198,7 @@ fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: 
     let asked: BTreeSet<&str> = log
         .iter()
         .filter_map(|op| match op {
-            Op::Asked(a) => Some(a.request.id.as_str()),
+            Op::Named(id) => Some(id.as_str()),
             _ => None,
         })
         .collect();
