@@ -389,6 +389,10 @@ pub struct ClipBody {
     /// the disk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    /// The file that a browser plays, relative to the state directory: `file`, or an H.264 copy that
+    /// follows soon after; `null` if there is none.
+    #[serde(default)]
+    pub playable: Option<String>,
     /// Frames shown.
     pub frames: u64,
     /// Stretches without pictures.
@@ -463,6 +467,7 @@ impl ClipBody {
             short_post_ms: 0.0,
             end_reason: None,
             partial: false,
+            playable: None,
             frames: 0,
             gaps: Vec::new(),
             codec: None,

@@ -425,6 +425,18 @@ pub enum ClipCodec {
     Mjpeg,
 }
 
+/// What is done for those who watch clips in a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum ClipDelivery {
+    /// An H.264 copy of what no browser plays (MJPEG), made when there is nothing else to do.
+    #[default]
+    Auto,
+    /// Nothing.
+    Off,
+}
+
 /// Clips around triggers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -442,6 +454,10 @@ pub struct ClipConfig {
     /// Of the encoder, bits per second.
     #[schemars(schema_with = "auto_integer::<10_000, 200_000_000>")]
     pub bitrate: Auto<u64>,
+    /// A still picture beside each clip, `….jpg`: the one at which the event began.
+    pub still: bool,
+    /// A copy beside each clip that no browser plays, `….h264.mp4`.
+    pub deliver: ClipDelivery,
     /// Most the directory may hold; the oldest unpinned clips go first.
     #[schemars(range(min = 16_777_216, max = 1_125_899_906_842_624_u64))]
     pub quota_bytes: u64,
@@ -455,6 +471,8 @@ impl Default for ClipConfig {
             ring_bytes: 64 << 20,
             gop_s: 2.0,
             bitrate: Auto::Auto,
+            still: true,
+            deliver: ClipDelivery::Auto,
             quota_bytes: 2 << 30,
         }
     }

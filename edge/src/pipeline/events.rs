@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 use visualpath_core::{NS_PER_MS, Name, Phase, Trigger};
-use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Cut, ClipStore, Unheard};
+use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Cut, Unheard};
 use visualpath_media::ring::Shortfall;
 use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
@@ -23,7 +23,7 @@ use visualpath_platform::trace::{Level, ObservabilityHub, Record};
 use visualpath_platform::{Lateness, Times};
 
 use super::app::App;
-use super::evidence::clip_request;
+use super::evidence::{Clips, clip_request};
 use super::line::LineShared;
 use super::out::Out;
 use super::wall::WallClock;
@@ -146,7 +146,7 @@ pub struct Events {
     /// Clips asked for, by id, with their path and what is known of them.
     pub asked: HashMap<String, (Name, ClipBody)>,
     /// Where clips are kept, once there are some.
-    pub store: Arc<OnceLock<Arc<ClipStore>>>,
+    pub store: Arc<OnceLock<Clips>>,
     /// Where trace records go.
     pub hub: Arc<ObservabilityHub>,
     /// Records each sink had lost when it was last looked at.
@@ -563,6 +563,7 @@ impl Events {
     }
 
     fn clip_is(&mut self, path: &Name, body: ClipBody, result: ClipResult) {
+        let after = result.clone();
         let body = match result.state {
             Cut::Failed { reason } => body.failed(reason),
             Cut::Ready(clip) => ClipBody {
@@ -571,6 +572,10 @@ impl Events {
                 short_post_ms: clip.short_post_ms,
                 end_reason: word(&clip.end_reason),
                 partial: clip.partial,
+                playable: self
+                    .store
+                    .get()
+                    .and_then(|clips| clips.store.playable(&clip, clips.beside)),
                 frames: clip.frames,
                 gaps: clip
                     .gaps
@@ -583,7 +588,10 @@ impl Events {
                 ..body.ready(clip.file.clone(), clip.start_ns, clip.end_ns)
             },
         };
-        self.clip_message(path, &result.id, body);
+        self.clip_message(path, &after.id, body);
+        if let Some(clips) = self.store.get() {
+            clips.add(&after);
+        }
     }
 
     /// A store that keeps no clips any more.
@@ -641,8 +649,8 @@ impl Events {
                     app.clip(&payload);
                 }
                 self.out.print(&Line::Clip(payload));
-                if let Some(store) = self.store.get() {
-                    store.told(id);
+                if let Some(clips) = self.store.get() {
+                    clips.store.told(id);
                 }
             }
             Err(e) => {

@@ -5,30 +5,64 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use visualpath_core::{Clock, Name, Trigger};
 use visualpath_media::clip::{
-    ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions, Unheard,
+    After, Beside, ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions, Unheard,
 };
 use visualpath_media::encode::{Bitrate, EncoderKind};
 
 use super::StartError;
 use super::build::Pace;
-use crate::config::{ClipCodec, Config};
+use crate::config::{ClipCodec, ClipDelivery, Config};
 
 /// Frames that may wait for the encoder.
 pub const QUEUE: usize = 4;
+
+/// The clips of all sources, and what is made of them afterwards.
+pub struct Clips {
+    /// Where they are.
+    pub store: Arc<ClipStore>,
+    /// What is wanted beside them.
+    pub beside: Beside,
+    after: Option<After>,
+}
+
+impl Clips {
+    /// One has been told of.
+    pub fn add(&self, result: &ClipResult) {
+        if let Some(after) = &self.after {
+            after.add(result);
+        }
+    }
+}
 
 /// The directory of clips, shared by all sources: they have one quota. With the clips of an earlier
 /// process that nobody was told of.
 ///
 /// # Errors
 /// If it can't be used.
-pub fn store(config: &Config) -> Result<(Arc<ClipStore>, Vec<Unheard>), StartError> {
+pub fn store(config: &Config) -> Result<(Clips, Vec<Unheard>), StartError> {
     let dir = config.clip.dir.to_string_lossy();
     let store = ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
         .map_err(|e| StartError::config("clip.dir", &e.to_string()))?;
     let unheard = store
         .take_over()
         .map_err(|e| StartError::Evidence(e.to_string()))?;
-    Ok((store, unheard))
+    let beside = Beside {
+        still: config.clip.still,
+        copy: config.clip.deliver == ClipDelivery::Auto,
+    };
+    let after = match After::start(&store, beside) {
+        Ok(after) => Some(after),
+        Err(e) => {
+            tracing::warn!(error = %e, "no thread for stills and copies: clips are without");
+            None
+        }
+    };
+    let clips = Clips {
+        store,
+        beside,
+        after,
+    };
+    Ok((clips, unheard))
 }
 
 /// Starts the encoder and clip threads of one source; results go to the events thread.

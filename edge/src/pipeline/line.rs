@@ -16,7 +16,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use visualpath_core::{Clock, ModelUse, Name, StopFlag};
 use visualpath_frames::FramePool;
-use visualpath_media::clip::{ClipResult, ClipStore, EvidenceLane, Finish};
+use visualpath_media::clip::{ClipResult, EvidenceLane, Finish};
 use visualpath_media::encode::Codec;
 use visualpath_media::ring::Shortfall;
 use visualpath_media::source::{
@@ -123,7 +123,7 @@ pub struct LineMaker {
     /// Every line's shared part, for the clock.
     pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
     /// The clip directory, once a rule wants clips.
-    pub store: Arc<OnceLock<Arc<ClipStore>>>,
+    pub store: Arc<OnceLock<evidence::Clips>>,
     /// Wall time of source time 0, if not now.
     pub wall_start: Option<jiff::Timestamp>,
 }
@@ -334,13 +334,13 @@ impl LineMaker {
             return Ok(());
         }
         let store = match self.store.get() {
-            Some(store) => Arc::clone(store),
+            Some(clips) => Arc::clone(&clips.store),
             None => {
-                let (store, unheard) = evidence::store(config)?;
+                let (clips, unheard) = evidence::store(config)?;
                 if !unheard.is_empty() {
                     self.events.send(super::events::Event::Earlier(unheard));
                 }
-                Arc::clone(self.store.get_or_init(|| store))
+                Arc::clone(&self.store.get_or_init(|| clips).store)
             }
         };
         let (clock, results) = (Arc::clone(&self.clock), self.clip_results.clone());

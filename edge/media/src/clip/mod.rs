@@ -20,6 +20,7 @@
 //! The contract: for every request exactly one [`ClipResult`], whatever happens, and everything
 //! that is missing from a clip is a field of it.
 
+mod after;
 mod disk;
 mod encoding;
 mod feed;
@@ -38,6 +39,7 @@ mod writer;
 use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
 
+pub use self::after::{After, Beside};
 pub use self::index::IndexError;
 pub use self::lane::{EvidenceLane, Finish, LaneError, LaneOptions, LaneStats, Offered};
 pub use self::store::{ClipEntry, ClipStore, EntryState, StoreError};

@@ -22,11 +22,14 @@ use super::index::{Asked, Index, Row};
 use super::open::{ClipError, failed};
 use super::store::{ClipStore, PartFile, StoreError, io_error, sha256};
 use super::{ClipEnd, ClipResult, ClipState, Unheard};
-use crate::mp4::{Left, Mp4Error};
+use crate::mp4::{Left, Mp4Error, TIMESCALE};
 use crate::ring::Gap;
 
 /// Largest sidecar that is read.
 const MOST_SIDECAR: usize = 4 << 20;
+
+/// The file's clock.
+const TICK_NS: u64 = 1_000_000_000 / TIMESCALE as u64;
 
 /// What a file that was left behind has become.
 enum Found {
@@ -190,7 +193,7 @@ impl ClipStore {
             rows.get(&asked.request.id)
                 .is_some_and(|r| r.result.is_some())
         };
-        for half in ["json.part", "jpg.part"] {
+        for half in ["json.part", "jpg.part", "h264.mp4.part"] {
             if has(half) {
                 let path = path(half);
                 self.disk.remove(&path).map_err(io_error("delete", &path))?;
@@ -284,8 +287,12 @@ impl ClipStore {
             self.remove(stem)?;
             return Ok(Found::Nothing(Some(asked)));
         };
-        let shown = mux.shown_ns();
+        // The file's clock is coarser than the source's: what is the same to a tick is the same.
         let end_ns = asked.request.end_ns;
+        let known = [head.first_ns, head.start_ns, end_ns];
+        let exact = |t: i64| known.into_iter().find(|k| t.abs_diff(*k) * 2 <= TICK_NS);
+        let shown = mux.shown_ns().into_iter().map(|t| exact(t).unwrap_or(t));
+        let shown: Vec<i64> = shown.collect();
         // Later pictures may be shown before the end was reached only where they are reordered, and
         // then a fragment's end says nothing; the asked end is what counts.
         let is_complete = shown.iter().any(|t| *t >= end_ns);

@@ -398,7 +398,7 @@ impl ClipStore {
     }
 
     /// After a failed sync nothing is what it seems.
-    fn synced(
+    pub(super) fn synced(
         &self,
         what: &'static str,
         path: &Path,
@@ -610,7 +610,7 @@ impl ClipStore {
     }
 
     /// Makes room for `need` bytes and counts them; not if there is no room for them.
-    fn reserve(&self, need: u64) -> Result<(), StoreError> {
+    pub(super) fn reserve(&self, need: u64) -> Result<(), StoreError> {
         self.safe()?;
         let mut kept = self.kept();
         self.make_room(&mut kept, need)?;

@@ -16,7 +16,8 @@ use super::*;
 use crate::encode::{CodecParams, Packet};
 use crate::ring::{Gap, GapCause, Ring};
 
-const STEP_NS: i64 = 40_000_000;
+/// No whole number of the file's ticks.
+const STEP_NS: i64 = 40_000_333;
 /// Pictures of a run: 14 s.
 const PICTURES: i64 = 350;
 const GOP: i64 = 30;
@@ -175,7 +176,9 @@ fn whole_clips(disk: &ModelDisk) -> BTreeMap<String, ReadyClip> {
             assert_eq!(sample.is_sync, packet.is_key);
         }
         let steps = i64::try_from(clip.frames).unwrap() - 1;
-        assert_eq!(clip.end_ns - clip.start_ns, steps * STEP_NS, "{name}");
+        let off_ns = clip.end_ns - clip.start_ns - steps * STEP_NS;
+        // A file that was finished later knows its times to the tick.
+        assert!(off_ns.abs() <= 500, "{name}: {off_ns}");
         let spans = clip.start_ns < 149 * STEP_NS && clip.end_ns >= 150 * STEP_NS;
         // What was known of the gap went with the fragment that followed it.
         if spans && clip.end_ns > 151 * STEP_NS {

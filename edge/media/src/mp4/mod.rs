@@ -85,6 +85,21 @@ struct Chunk {
     samples: usize,
 }
 
+/// A sample that is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Where its bytes begin.
+    pub offset: u64,
+    /// How many there are.
+    pub size: usize,
+    /// Decoding may begin here.
+    pub is_key: bool,
+    /// When it is shown, to the tick, in nanoseconds of source time.
+    pub pts_ns: i64,
+    /// When it is decoded.
+    pub dts_ns: i64,
+}
+
 /// Bytes to put somewhere else than at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch {
@@ -178,6 +193,27 @@ impl Mp4Writer {
         let ns = |s: &Sample| s.shown().saturating_mul(NS_PER_TICK);
         let samples = self.samples.iter();
         samples.map(|s| ns(s).saturating_add(self.t0_ns)).collect()
+    }
+
+    /// The samples written so far, in decoding order.
+    pub fn written_samples(&self) -> Vec<Written> {
+        let ns = |ticks: i64| ticks.saturating_mul(NS_PER_TICK).saturating_add(self.t0_ns);
+        let mut samples = self.samples.iter();
+        let mut all = Vec::with_capacity(self.samples.len());
+        for chunk in &self.chunks {
+            let mut offset = chunk.offset;
+            for s in samples.by_ref().take(chunk.samples) {
+                all.push(Written {
+                    offset,
+                    size: s.size as usize,
+                    is_key: s.is_key,
+                    pts_ns: ns(s.shown()),
+                    dts_ns: ns(s.tick),
+                });
+                offset += u64::from(s.size);
+            }
+        }
+        all
     }
 
     /// Samples written so far.

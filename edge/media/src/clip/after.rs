@@ -1,0 +1,442 @@
+//! What is made of a clip once it is ready and told of: a still picture, and a copy that plays in a
+//! browser. On one thread for all sources, at the lowest priority: evidence comes first.
+//!
+//! | file | of | when |
+//! |---|---|---|
+//! | `….jpg` | the picture at which the rule fired, or the nearest before it | always, if wanted |
+//! | `….h264.mp4` | the same pictures at the same times, H.264 | MJPEG, which no browser plays |
+//!
+//! Both are made from the clip's file alone, so what a stop or a crash left undone is done after the
+//! next start. A file that can't be made of a clip is logged, and not tried again before that.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use visualpath_core::{FrameMeta, StopFlag};
+
+use super::finish::Head;
+use super::store::{ClipStore, StoreError, io_error};
+use super::{ClipResult, ClipState};
+use crate::decode::{self, DecodeError, Decoder};
+use crate::encode::{
+    Bitrate, Codec, CodecParams, EncodeError, Encoder, EncoderKind, EncoderOptions, Packet,
+};
+use crate::mp4::{Left, Mp4Error, Mp4Writer, ReadAt};
+
+/// Clips that wait; more are done after the next start.
+const WAITING: usize = 1024;
+/// The lowest there is.
+const NICE: i32 = 19;
+/// Between two key pictures of a copy.
+const GOP_NS: i64 = 2_000_000_000;
+/// Times in a file are to the microsecond.
+const TICK_NS: i64 = 1_000;
+/// Longest fragment of a copy.
+const FRAGMENT: usize = 60;
+
+/// What is wanted beside a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// A still picture.
+    pub still: bool,
+    /// An H.264 copy of what no browser plays.
+    pub copy: bool,
+}
+
+/// Why a file beside a clip could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AfterError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the clip's own file can't be read: {0}")]
+    Clip(&'static str),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Mp4(#[from] Mp4Error),
+    #[error("the appliance stops")]
+    Stopped,
+}
+
+/// The thread that makes them. Dropped, it ends within a picture or two; what is left is done after
+/// the next start.
+#[derive(Debug)]
+pub struct After {
+    stop: StopFlag,
+    /// Disconnected when it is to end.
+    jobs: Option<Sender<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl After {
+    /// Starts the thread of `store`, and gives it the clips that lack something.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn start(store: &Arc<ClipStore>, beside: Beside) -> io::Result<Self> {
+        let (jobs, queue) = bounded(WAITING);
+        let stop = StopFlag::new();
+        let (of, stopping) = (Arc::downgrade(store), stop.clone());
+        let thread = std::thread::Builder::new()
+            .name("clip-after".into())
+            .spawn(move || work(&of, beside, &queue, &stopping))?;
+        for stem in store.lacking_beside(beside) {
+            if jobs.try_send(stem).is_err() {
+                break;
+            }
+        }
+        Ok(Self {
+            stop,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// A clip has been told of. Never waits.
+    pub fn add(&self, result: &ClipResult) {
+        let ClipState::Ready(ready) = &result.state else {
+            return;
+        };
+        let Some(stem) = stem_of(&ready.file) else {
+            return;
+        };
+        match self
+            .jobs
+            .as_ref()
+            .map(|jobs| jobs.try_send(stem.to_owned()))
+        {
+            Some(Err(TrySendError::Full(_))) => {
+                tracing::debug!(
+                    clip = result.id,
+                    "its still and copy are made after the next start"
+                );
+            }
+            Some(Err(TrySendError::Disconnected(_))) => {
+                tracing::debug!(clip = result.id, "nobody makes stills and copies any more");
+            }
+            Some(Ok(())) | None => {}
+        }
+    }
+}
+
+impl Drop for After {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that makes stills and copies panicked");
+        }
+    }
+}
+
+/// `YYYY-MM-DD/name` of a clip's file as messages name it.
+fn stem_of(file: &str) -> Option<&str> {
+    let stem = file.strip_suffix(".mp4")?;
+    let name = stem.rfind('/')?;
+    let day = stem[..name].rfind('/').map_or(0, |i| i + 1);
+    Some(&stem[day..])
+}
+
+fn work(store: &Weak<ClipStore>, beside: Beside, jobs: &Receiver<String>, stop: &StopFlag) {
+    // Of this thread: Linux has a priority per thread.
+    if let Err(e) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(error = %e, "stills and copies are made at normal priority");
+    }
+    for stem in jobs {
+        let Some(store) = store.upgrade().filter(|_| !stop.is_set()) else {
+            return;
+        };
+        if let Err(error) = store.make_beside(&stem, beside, stop)
+            && !matches!(error, AfterError::Stopped)
+        {
+            tracing::warn!(clip = %stem, %error, "a clip has no still, or no copy for browsers");
+        }
+    }
+}
+
+/// The pictures of a clip's file.
+struct Pictures<'a> {
+    file: &'a dyn ReadAt,
+    head: Head,
+    params: Arc<CodecParams>,
+    samples: Vec<crate::mp4::Written>,
+}
+
+impl<'a> Pictures<'a> {
+    fn of(file: &'a dyn ReadAt) -> Result<Self, AfterError> {
+        let left = Left::read(file)?.ok_or(AfterError::Clip("it has no note"))?;
+        let head: Head = serde_json::from_slice(&left.note)
+            .map_err(|_| AfterError::Clip("its note is of another version"))?;
+        let params = head.params();
+        let (mux, _) = left
+            .finish(file, Arc::clone(&params), head.first_dts_ns, head.start_ns)?
+            .ok_or(AfterError::Clip("it has no pictures"))?;
+        Ok(Self {
+            file,
+            samples: mux.written_samples(),
+            head,
+            params,
+        })
+    }
+
+    fn packet(&self, n: usize) -> Result<Packet, AfterError> {
+        let sample = &self.samples[n];
+        let bytes = self.file.read_at(sample.offset, sample.size)?;
+        if bytes.len() < sample.size {
+            return Err(AfterError::Clip("it is too short"));
+        }
+        Ok(Packet {
+            data: Bytes::from(bytes),
+            is_key: sample.is_key,
+            pts_ns: sample.pts_ns,
+            dts_ns: sample.dts_ns,
+            frame_id: n as u64,
+            params: Arc::clone(&self.params),
+        })
+    }
+}
+
+/// Gives each picture that comes out of a decoder to `take`, until it says that it has enough.
+fn drain(
+    decoder: &mut dyn Decoder,
+    pixels: &mut Vec<u8>,
+    take: &mut dyn FnMut(FrameMeta, &[u8]) -> Result<bool, AfterError>,
+) -> Result<bool, AfterError> {
+    while let Some(picture) = decoder.ready()? {
+        pixels.resize(picture.layout.bytes(), 0);
+        decoder.take(pixels)?;
+        let meta = FrameMeta {
+            frame_id: picture.frame_id,
+            t_ns: picture.pts_ns,
+            epoch: 0,
+            layout: picture.layout,
+        };
+        if take(meta, pixels)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl ClipStore {
+    /// Clips that lack a file that is wanted beside them, oldest first.
+    fn lacking_beside(&self, beside: Beside) -> Vec<String> {
+        let Ok(files) = self.files() else {
+            return Vec::new();
+        };
+        let lacks = |endings: &std::collections::BTreeMap<&'static str, u64>, stem: &str| {
+            let has = |ending| endings.contains_key(ending);
+            let copy = || self.sidecar(stem).is_some_and(|(_, r)| is_mjpeg(&r));
+            has("mp4") && (beside.still && !has("jpg") || beside.copy && !has("h264.mp4") && copy())
+        };
+        let stems = files.iter().filter(|(stem, e)| lacks(e, stem));
+        stems.map(|(stem, _)| stem.clone()).collect()
+    }
+
+    fn make_beside(&self, stem: &str, beside: Beside, stop: &StopFlag) -> Result<(), AfterError> {
+        let path = self.root.join(format!("{stem}.mp4"));
+        // Deleted meanwhile.
+        if !self.disk.exists(&path).unwrap_or(false) {
+            return Ok(());
+        }
+        let file = self.disk.open(&path).map_err(io_error("open", &path))?;
+        let pictures = Pictures::of(&*file)?;
+        let has = |ending: &str| {
+            self.disk
+                .exists(&self.root.join(format!("{stem}.{ending}")))
+        };
+        if beside.still && !has("jpg")? {
+            let jpeg = still(&pictures, stop)?;
+            self.write_beside(stem, "jpg", &jpeg)?;
+        }
+        if beside.copy && pictures.params.codec == Codec::Mjpeg && !has("h264.mp4")? {
+            let copy = copy(&pictures, stop)?;
+            self.write_beside(stem, "h264.mp4", &copy)?;
+        }
+        Ok(())
+    }
+
+    /// The file of a clip that a browser plays: itself, or the copy that follows it.
+    pub fn playable(&self, ready: &super::ReadyClip, beside: Beside) -> Option<String> {
+        match ready.codec {
+            Codec::H264 => Some(ready.file.clone()),
+            Codec::Mjpeg if beside.copy => {
+                let stem = ready.file.strip_suffix(".mp4")?;
+                Some(format!("{stem}.h264.mp4"))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_mjpeg(result: &ClipResult) -> bool {
+    matches!(&result.state, ClipState::Ready(ready) if ready.codec == Codec::Mjpeg)
+}
+
+/// The picture at which the rule fired, as JPEG.
+fn still(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError> {
+    let request = &pictures.head.asked.request;
+    let (start_ns, at_ns) = (pictures.head.start_ns, request.event_ns);
+    let shown = |n: &usize| pictures.samples[*n].pts_ns;
+    let all = || (0..pictures.samples.len()).filter(|n| shown(n) + TICK_NS > start_ns);
+    let best = all()
+        .filter(|n| shown(n) < at_ns + TICK_NS)
+        .max_by_key(shown);
+    let best = best
+        .or_else(|| all().min_by_key(shown))
+        .ok_or(AfterError::Clip("it shows nothing"))?;
+    if pictures.params.codec == Codec::Mjpeg {
+        return Ok(pictures.packet(best)?.data.to_vec());
+    }
+    let key = (0..=best).rev().find(|n| pictures.samples[*n].is_key);
+    let mut decoder = decode::open(&pictures.params, 1)?;
+    let mut encoder = EncoderKind::Mjpeg.build(options(pictures));
+    let (mut pixels, mut jpeg, wanted_ns) = (Vec::new(), Vec::new(), shown(&best));
+    let mut take = |meta: FrameMeta, pixels: &[u8]| {
+        if meta.t_ns < wanted_ns {
+            return Ok(false);
+        }
+        encoder.encode(&meta, pixels, &mut jpeg)?;
+        Ok(true)
+    };
+    for n in key.unwrap_or(0)..pictures.samples.len() {
+        if stop.is_set() {
+            return Err(AfterError::Stopped);
+        }
+        decoder.push(&pictures.packet(n)?)?;
+        if drain(&mut *decoder, &mut pixels, &mut take)? {
+            break;
+        }
+    }
+    // A decoder with a process of its own answers late.
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while jpeg.is_empty() && decoder.is_late() && std::time::Instant::now() < patience {
+        let mut take = |meta: FrameMeta, pixels: &[u8]| {
+            encoder.encode(&meta, pixels, &mut jpeg)?;
+            Ok(true)
+        };
+        if !drain(&mut *decoder, &mut pixels, &mut take)? {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    let jpeg = jpeg
+        .pop()
+        .ok_or(AfterError::Clip("no picture came of it"))?;
+    Ok(jpeg.data.to_vec())
+}
+
+fn options(pictures: &Pictures<'_>) -> EncoderOptions {
+    let seconds = match (pictures.samples.first(), pictures.samples.last()) {
+        (Some(first), Some(last)) => (last.dts_ns - first.dts_ns) as f64 / 1e9,
+        _ => 0.0,
+    };
+    let fps = match seconds > 0.0 {
+        true => (pictures.samples.len() - 1) as f64 / seconds,
+        false => 30.0,
+    };
+    EncoderOptions {
+        gop_ns: GOP_NS,
+        bitrate: Bitrate::Auto,
+        fps,
+    }
+}
+
+/// The same pictures as H.264, a plain file.
+fn copy(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError> {
+    let mut decoder = decode::open(&pictures.params, 1)?;
+    let mut encoder: Box<dyn Encoder> = EncoderKind::H264.build(options(pictures));
+    let (mut pixels, mut packets) = (Vec::new(), Vec::new());
+    let (start_ns, end_ns) = (pictures.head.start_ns, pictures.head.asked.request.end_ns);
+    for n in 0..pictures.samples.len() {
+        if stop.is_set() {
+            return Err(AfterError::Stopped);
+        }
+        let sample = &pictures.samples[n];
+        // The first at or after the asked end is the last that the clip shows.
+        let is_over = n > 0 && pictures.samples[n - 1].pts_ns + TICK_NS > end_ns;
+        if sample.pts_ns + TICK_NS <= start_ns || is_over {
+            continue;
+        }
+        decoder.push(&pictures.packet(n)?)?;
+        drain(&mut *decoder, &mut pixels, &mut |meta, pixels| {
+            encoder.encode(&meta, pixels, &mut packets)?;
+            Ok(false)
+        })?;
+    }
+    encoder.flush(&mut packets)?;
+    let (Some(first), Some(last)) = (packets.first(), packets.last()) else {
+        return Err(AfterError::Clip("no picture came of it"));
+    };
+    let last_ns = last.pts_ns;
+    let mut mux = Mp4Writer::new(
+        Arc::clone(&first.params),
+        first.dts_ns,
+        first.pts_ns,
+        packets.len(),
+    );
+    let mut file = Vec::new();
+    mux.begin(&mut file, b"{}")?;
+    for (i, piece) in packets.chunks(FRAGMENT).enumerate() {
+        let next = packets.get((i + 1) * FRAGMENT);
+        let next_ns = next.map_or(last_ns + 40_000_000, |p| p.dts_ns);
+        mux.fragment(&mut file, piece, next_ns, &[])?;
+    }
+    let finish = mux.finish(last_ns)?;
+    file.extend_from_slice(&finish.append);
+    for patch in &finish.patches {
+        let at = usize::try_from(patch.offset).unwrap_or(usize::MAX);
+        if let Some(place) = file.get_mut(at..at.saturating_add(patch.bytes.len())) {
+            place.copy_from_slice(&patch.bytes);
+        }
+    }
+    Ok(file)
+}
+
+impl ClipStore {
+    /// A file beside a clip, whole or not there.
+    fn write_beside(&self, stem: &str, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.reserve(bytes.len() as u64)?;
+        let written = self.write_new(stem, ending, bytes);
+        let mut kept = self.kept();
+        match (&written, kept.clips.get_mut(stem)) {
+            (Ok(()), Some(clip)) => clip.bytes += bytes.len() as u64,
+            // Its clip was deleted meanwhile.
+            (Ok(()), None) => {
+                kept.bytes = kept.bytes.saturating_sub(bytes.len() as u64);
+                drop(kept);
+                self.remove(stem)?;
+            }
+            (Err(_), _) => kept.bytes = kept.bytes.saturating_sub(bytes.len() as u64),
+        }
+        written
+    }
+
+    fn write_new(&self, stem: &str, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.root.join(format!("{stem}.{ending}"));
+        let part = self.root.join(format!("{stem}.{ending}.part"));
+        let make = |part: &Path| {
+            let file = self.disk.create(part)?;
+            file.write_all_at(bytes, 0)?;
+            Ok(file)
+        };
+        let file = make(&part).map_err(|e| {
+            drop(self.disk.remove(&part));
+            io_error("write", &part)(e)
+        })?;
+        self.synced("sync", &part, file.sync_all())?;
+        let renamed = self.disk.rename(&part, &path);
+        renamed.map_err(io_error("rename to", &path))?;
+        let day = path.parent().unwrap_or(&self.root);
+        self.synced("sync the directory", day, self.disk.sync_dir(day))
+    }
+}
