@@ -34,7 +34,7 @@ use visualpath_media::decode;
 use visualpath_media::encode::{Codec, CodecParams, Packet};
 use visualpath_media::ring::{Gap, GapCause};
 use visualpath_media::source::synthetic::read_frame_number;
-use visualpath_media::source::{SourceEvent, SourceOptions, StopFlag, open};
+use visualpath_media::source::{Source, SourceEvent, SourceOptions, StopFlag, open};
 
 /// The code of number and time needs 128 × 112.
 const WIDTH: usize = 128;
@@ -50,9 +50,6 @@ struct Plan {
     gop_s: f64,
     /// So small that pre-rolls are evicted.
     small_ring: Option<usize>,
-    /// Pictures, roughly.
-    frames: u64,
-    step_ns: i64,
 }
 
 fn plan(random: &mut Random) -> Plan {
@@ -77,8 +74,6 @@ fn plan(random: &mut Random) -> Plan {
         uri,
         gop_s: random.between(2, 40) as f64 / 10.0,
         small_ring: (random.below(4) == 0).then(|| random.between(8_000, 60_000) as usize),
-        frames,
-        step_ns,
     }
 }
 
@@ -91,18 +86,18 @@ struct Wish {
     ends: Option<(u64, i64)>,
 }
 
-/// Overlapping wishes all over the run. Times are frame times of a camera without jitter, so they
-/// lie on, just before and just after real ones.
-fn wishes(random: &mut Random, plan: &Plan, first: u32, count: u32) -> Vec<Wish> {
+/// Overlapping wishes all over the run: on real frame times, a nanosecond beside them, and anywhere.
+fn wishes(random: &mut Random, frames: &[(u64, i64)], first: u32, count: u32) -> Vec<Wish> {
+    let any = |random: &mut Random| frames[random.below(frames.len() as u64) as usize];
     (first..first + count)
         .map(|n| {
-            let at = random.below(plan.frames);
-            let event_ns = at as i64 * plan.step_ns;
-            let roll = |random: &mut Random| match random.below(5) {
+            let (at, event_ns) = any(random);
+            let roll = |random: &mut Random| match random.below(8) {
                 0 => 0,
-                // As many whole pictures.
-                1 => random.between(0, 20) * plan.step_ns,
-                2 => random.between(0, NS_PER_S / 4),
+                1..3 => (event_ns - any(random).1).abs().min(6 * NS_PER_S),
+                3 => (event_ns - any(random).1).abs().min(6 * NS_PER_S) + 1,
+                4 => (event_ns - any(random).1).abs().clamp(1, 6 * NS_PER_S) - 1,
+                5 => random.between(0, NS_PER_S / 4),
                 _ => random.between(0, 5 * NS_PER_S),
             };
             let (pre, post) = (roll(random), roll(random));
@@ -139,6 +134,35 @@ fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
+/// The plan's source, and a pool for it.
+fn source(plan: &Plan) -> (Box<dyn Source>, FramePool) {
+    let opts = SourceOptions::new(name("cam0"), plan.uri.clone());
+    let source = open(&opts, Arc::new(MonotonicClock::new())).unwrap();
+    let spec = PoolSpec {
+        pool_id: 1,
+        slots: 8,
+        native: source.info().layout,
+        native_room: 0,
+        views: vec![],
+    };
+    let pool = FramePool::heap(&spec, Arc::new(Converter::new())).unwrap();
+    (source, pool)
+}
+
+/// Number and time of every picture that the plan's source delivers.
+fn frames(plan: &Plan) -> Vec<(u64, i64)> {
+    let (mut source, pool) = source(plan);
+    let mut frames = vec![];
+    loop {
+        match source.next(&pool, &StopFlag::new()).unwrap() {
+            SourceEvent::Frame(f) => frames.push((f.meta().frame_id, f.meta().t_ns)),
+            SourceEvent::Gap(_) => {}
+            SourceEvent::End(_) => return frames,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Runs the plan; `wishes` get the ends that were really set.
 fn run(plan: &Plan, wishes: &mut [Wish]) -> Run {
     let dir = scratch();
@@ -150,16 +174,7 @@ fn run(plan: &Plan, wishes: &mut [Wish]) -> Run {
     let (tell, results) = crossbeam_channel::unbounded();
     let lane = EvidenceLane::start(options, move |r| tell.send(r).unwrap()).unwrap();
 
-    let opts = SourceOptions::new(name("cam0"), plan.uri.clone());
-    let mut source = open(&opts, Arc::new(MonotonicClock::new())).unwrap();
-    let spec = PoolSpec {
-        pool_id: 1,
-        slots: 8,
-        native: source.info().layout,
-        native_room: 0,
-        views: vec![],
-    };
-    let pool = FramePool::heap(&spec, Arc::new(Converter::new())).unwrap();
+    let (mut source, pool) = source(plan);
     let stop = StopFlag::new();
     let mut frames = vec![];
     loop {
@@ -216,7 +231,10 @@ struct Shown {
 fn read(case: &str, file: &Path) -> Vec<Shown> {
     let bytes = std::fs::read(file).unwrap();
     let mp4 = re_mp4::Mp4::read_bytes(&bytes).unwrap();
-    assert!(mp4.moofs.is_empty(), "{case}: a finished file is a plain one");
+    assert!(
+        mp4.moofs.is_empty(),
+        "{case}: a finished file is a plain one"
+    );
     let track = mp4.tracks().values().next().unwrap();
     let config = track.raw_codec_config(&mp4).unwrap();
     let edit = track.trak(&mp4).edts.as_ref().unwrap();
@@ -334,7 +352,10 @@ fn check(case: &str, plan: &Plan, run: &Run, wish: &Wish, result: &ClipResult, t
         }
         Some(ShortPre::Evicted) => {
             assert!(plan.small_ring.is_some(), "{case}: the ring is large");
-            assert_eq!(clip.lead_in_frames, 0, "{case}: from the oldest key picture on");
+            assert_eq!(
+                clip.lead_in_frames, 0,
+                "{case}: from the oldest key picture on"
+            );
             let first = frames.iter().position(|f| f.1 == clip.start_ns);
             first.unwrap_or_else(|| panic!("{case}: starts at no picture"))
         }
@@ -378,7 +399,11 @@ fn check_pictures(
     let file = run.dir.path().join(&clip.file);
     let all = read(case, &file);
     let edit = all.iter().filter(|s| s.in_edit).map(|s| s.frame);
-    assert_eq!(edit.collect::<Vec<_>>(), want, "{case}: what the edit list shows");
+    assert_eq!(
+        edit.collect::<Vec<_>>(),
+        want,
+        "{case}: what the edit list shows"
+    );
     let lead_in = all.iter().take_while(|s| !s.in_edit).count();
     assert_eq!(clip.lead_in_frames, lead_in as u64, "{case}");
     let before = &run.frames[first - lead_in..first];
@@ -422,7 +447,7 @@ fn thousands_of_clips_show_exactly_the_pictures_that_were_asked_for() {
         let mut random = Random(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
         let plan = plan(&mut random);
         let count = random.between(40, 120) as u32;
-        let mut wishes = wishes(&mut random, &plan, 1, count);
+        let mut wishes = wishes(&mut random, &frames(&plan), 1, count);
         let run = run(&plan, &mut wishes);
         let case = format!("seed {seed}, {}", plan.uri);
         assert_eq!(run.results.len(), wishes.len(), "{case}: one result each");
@@ -449,6 +474,9 @@ fn thousands_of_clips_show_exactly_the_pictures_that_were_asked_for() {
         ("ends set later", tally.ends_set),
     ];
     for (what, count) in rare {
-        assert!(count * 100 > tally.clips, "too few to show anything: {what}: {tally:?}");
+        assert!(
+            count * 100 > tally.clips,
+            "too few to show anything: {what}: {tally:?}"
+        );
     }
 }
