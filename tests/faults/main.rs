@@ -6,6 +6,9 @@
     reason = "a test; its numbers are small"
 )]
 
+mod account;
+mod killed;
+
 use std::process::Command;
 
 use serde_json::Value;
