@@ -14,9 +14,17 @@ use super::account::{Account, LeftOver, check_files, check_left_over, files, lef
 /// A hang guard, not a promise.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Writes a config for a camera on which two rules fire all the time, so that several clips are
-/// being written at any moment: short ones, and ranges that are split every second.
+/// Writes a config for a camera on which rules fire all the time, so that several clips are being
+/// written at any moment: three that end together, so that one is told while the next is finished,
+/// long ones, and ranges that are split every second.
 pub fn often(dir: &Path, state: &Path, more: &str) -> PathBuf {
+    let point = |label: &str, post_s: f64| {
+        format!(
+            "[[fusion.often.config.rule]]\nlabel = \"{label}\"\nwhen = \"quality.blur > 220.0\"\n\
+             cooldown_ms = 300\nrelease_ms = 0\npre_s = 0.7\npost_s = {post_s}\n"
+        )
+    };
+    let points = ["a", "b", "c"].map(|l| point(l, 0.5)).concat() + &point("long", 1.8);
     let text = format!(
         r#"schema = 1
 [device]
@@ -37,13 +45,7 @@ extractors = ["quality"]
 fusion = "often"
 [fusion.often]
 plugin = "rules"
-[[fusion.often.config.rule]]
-label = "point"
-when = "quality.blur > 222.0"
-cooldown_ms = 250
-release_ms = 0
-pre_s = 0.7
-post_s = 1.0
+{points}
 [[fusion.often.config.rule]]
 label = "range"
 kind = "range"
@@ -222,14 +224,26 @@ fn row(seed: u64, kills: u32) -> Tally {
         let case = format!("seed {seed}, kill {round}");
         let old = files(&clips, ".part");
         let mut run = Run::start(dir.path(), &config, round);
-        // Most are killed while they write clips, some while they start and recover.
-        if dice.below(4) > 0 {
+        // Some are killed while they start and recover, some while they write clips, some while
+        // they finish one: others of the same moment were told just now.
+        let moment = dice.below(5);
+        if moment == 0 {
+            run.for_ms(&mut account, dice.below(400));
+        } else {
             run.until(&mut account, |e| e["event"] == "trigger");
             let still: Vec<_> = old.iter().filter(|p| p.exists()).collect();
             assert!(still.is_empty(), "{case}: it is up, and left {still:?}");
-            run.for_ms(&mut account, dice.below(2200));
-        } else {
-            run.for_ms(&mut account, dice.below(400));
+        }
+        match moment {
+            0 => {}
+            1 | 2 => run.for_ms(&mut account, dice.below(2500)),
+            _ => {
+                let enough = dice.below(3);
+                for _ in 0..=enough {
+                    run.until(&mut account, |e| e["event"] == "clip");
+                }
+                std::thread::sleep(Duration::from_micros(dice.below(15_000)));
+            }
         }
         run.kill(&mut account);
         for part in files(&clips, ".mp4.part") {
