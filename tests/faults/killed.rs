@@ -9,32 +9,69 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 use visualpath_tests::visualpath;
 
-use super::account::{Account, LeftOver, check_files, check_left_over, files, left_over};
+use super::account::{Account, LeftOver, Viewer, check_files, check_left_over, files, left_over};
 
 /// A hang guard, not a promise.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Writes a config for a camera on which rules fire all the time, so that several clips are being
-/// written at any moment: three that end together, so that one is told while the next is finished,
-/// long ones, and ranges that are split every second.
-pub fn often(dir: &Path, state: &Path, more: &str) -> PathBuf {
-    let point = |label: &str, post_s: f64| {
-        format!(
-            "[[fusion.often.config.rule]]\nlabel = \"{label}\"\nwhen = \"quality.blur > 220.0\"\n\
-             cooldown_ms = 300\nrelease_ms = 0\npre_s = 0.7\npost_s = {post_s}\n"
-        )
-    };
-    let points = ["a", "b", "c"].map(|l| point(l, 0.5)).concat() + &point("long", 1.8);
-    let text = format!(
-        r#"schema = 1
+/// A camera on which rules fire all the time, so that several clips are being written at any moment:
+/// three that end together, so that one is told while the next is finished; longer ones; and ranges
+/// that are split every second.
+pub struct Often {
+    /// Between key pictures.
+    pub gop_s: f64,
+    /// Between two triggers of a rule.
+    pub cooldown_ms: u32,
+    /// Of the longer ones.
+    pub long_post_s: f64,
+    /// More keys of `[clip]`.
+    pub clip: &'static str,
+}
+
+impl Default for Often {
+    fn default() -> Self {
+        Self {
+            gop_s: 0.5,
+            cooldown_ms: 300,
+            long_post_s: 1.8,
+            clip: "",
+        }
+    }
+}
+
+impl Often {
+    /// Writes the config to `dir`.
+    pub fn write(&self, dir: &Path, state: &Path) -> PathBuf {
+        let Self {
+            gop_s,
+            cooldown_ms,
+            long_post_s,
+            clip,
+        } = self;
+        let point = |label: &str, post_s: f64| {
+            format!(
+                r#"[[fusion.often.config.rule]]
+label = "{label}"
+when = "quality.blur > 220.0"
+cooldown_ms = {cooldown_ms}
+release_ms = 0
+pre_s = 0.7
+post_s = {post_s}
+"#
+            )
+        };
+        let points = ["a", "b", "c"].map(|l| point(l, 0.5)).concat() + &point("long", *long_post_s);
+        let state = state.display();
+        let text = format!(
+            r#"schema = 1
 [device]
 id = "test"
-state_dir = "{}"
+state_dir = "{state}"
 [mqtt]
 url = "off"
 [clip]
-gop_s = 0.5
-{more}
+gop_s = {gop_s}
+{clip}
 [source.cam0]
 uri = "synthetic:?width=160&height=128&fps=25&text=0&noise=6"
 [extractor.quality]
@@ -53,12 +90,12 @@ when = "quality.brightness > 10.0"
 max_s = 1
 pre_s = 0.3
 post_s = 0.6
-"#,
-        state.display(),
-    );
-    let file = dir.join("visualpath.toml");
-    std::fs::write(&file, text).unwrap();
-    file
+"#
+        );
+        let file = dir.join("visualpath.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
 }
 
 /// A `visualpath run --json` whose lines are read as they come. Ended when dropped.
@@ -72,10 +109,16 @@ pub struct Run {
 impl Run {
     /// Starts run number `number`; its log goes to `dir`.
     pub fn start(dir: &Path, config: &Path, number: u32) -> Self {
+        Self::start_with(dir, config, number, &[])
+    }
+
+    /// The same with a changed environment.
+    pub fn start_with(dir: &Path, config: &Path, number: u32, env: &[(&str, &Path)]) -> Self {
         let log = dir.join("log");
         let mut child = Command::new(visualpath())
             .args(["run", "--json", "-c"])
             .arg(config)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -215,7 +258,7 @@ fn row(seed: u64, kills: u32) -> Tally {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let clips = state.join("clips");
-    let config = often(dir.path(), &state, "");
+    let config = Often::default().write(dir.path(), &state);
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut account = Account::default();
     // As they were after the kill that made them.
@@ -262,7 +305,7 @@ fn row(seed: u64, kills: u32) -> Tally {
     for l in left.values() {
         check_left_over(&case, l, &account);
     }
-    check_files(&case, &state, &account);
+    check_files(&case, &state, &account, &mut Viewer::default());
     Tally {
         kills,
         named: account.named.len(),

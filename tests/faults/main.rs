@@ -8,6 +8,8 @@
 
 mod account;
 mod killed;
+mod power;
+mod volume;
 
 use std::process::Command;
 
