@@ -9,7 +9,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 use visualpath_tests::visualpath;
 
-use super::account::{Account, LeftOver, Viewer, check_files, check_left_over, files, left_over};
+use super::account::{
+    Account, Deleted, LeftOver, Viewer, check_files, check_left_over, files, left_over,
+};
 
 /// A hang guard, not a promise.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -305,7 +307,13 @@ fn row(seed: u64, kills: u32) -> Tally {
     for l in left.values() {
         check_left_over(&case, l, &account);
     }
-    check_files(&case, &state, &account, &mut Viewer::default());
+    check_files(
+        &case,
+        &state,
+        &account,
+        &mut Viewer::default(),
+        Deleted::Never,
+    );
     Tally {
         kills,
         named: account.named.len(),
@@ -330,6 +338,13 @@ fn killed_at_any_moment_every_clip_is_whole_or_accounted_for_after_the_next_star
         joined.flatten().collect()
     });
     println!("{tallies:#?}");
+    let named: usize = tallies.iter().map(|t| t.named).sum();
+    let ready: usize = tallies.iter().map(|t| t.ready).sum();
+    let finishing: usize = tallies.iter().map(|t| t.finishing).sum();
+    let repeated: usize = tallies.iter().map(|t| t.repeated).sum();
+    println!(
+        "{named} clips named, {ready} ready, {finishing} met while finishing, {repeated} told twice"
+    );
     let parts: usize = tallies.iter().map(|t| t.parts).sum();
     let kills: u32 = tallies.iter().map(|t| t.kills).sum();
     assert!(

@@ -7,6 +7,7 @@
 )]
 
 mod account;
+mod disk_full;
 mod killed;
 mod power;
 mod volume;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::account::{Account, Viewer, check_files, files};
+use super::account::{Account, Deleted, Viewer, check_files, files};
 use super::killed::{Dice, Often, Run, soak};
 use super::volume::{Volume, make, reflink, skipped};
 
@@ -106,7 +106,7 @@ fn check(case: &str, rig: &Rig, cut: &Cut, whole_run: &Account, viewer: &mut Vie
         }
     }
     account.settle(case);
-    check_files(case, &state, &account, viewer);
+    check_files(case, &state, &account, viewer, Deleted::Never);
 
     let mut found = Found {
         parts: parts.len(),

@@ -30,7 +30,14 @@ fn sh(program: &str, args: &[&std::ffi::OsStr]) -> Result<(), String> {
 pub fn make(mkfs: &str, image: &Path, bytes: u64) -> Result<(), String> {
     let file = std::fs::File::create(image).and_then(|f| f.set_len(bytes));
     file.map_err(|e| format!("{}: {e}", image.display()))?;
-    sh(mkfs, &["-q".as_ref(), image.as_os_str()])
+    // Of an ext4: the root may use no more than others, and errors make it read-only.
+    let options: &[&str] = match mkfs {
+        "mkfs.ext4" => &["-q", "-m", "0", "-e", "remount-ro"],
+        _ => &["-q"],
+    };
+    let options = options.iter().map(|o| o.as_ref());
+    let args: Vec<&std::ffi::OsStr> = options.chain([image.as_os_str()]).collect();
+    sh(mkfs, &args)
 }
 
 impl Volume {
@@ -48,14 +55,47 @@ impl Volume {
         })
     }
 
-    /// Makes it read-only or writable, under whoever uses it. What is being written ends first, so
-    /// it is tried again for a while.
-    pub fn remount(&self, how: &str) -> Result<(), String> {
-        let options = format!("remount,{how}");
-        sh(
-            "mount",
-            &["-o".as_ref(), options.as_ref(), self.at.as_os_str()],
-        )
+    /// Free bytes.
+    pub fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.at).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Takes all the room there is: a file `ballast`, made larger until there is no more.
+    pub fn fill(&self) -> std::io::Result<()> {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).open(self.ballast())?;
+        // Blocks for the most of it, bytes for the rest.
+        let (len, free) = (file.metadata()?.len(), self.free());
+        let most = free.saturating_sub(1 << 20);
+        if most > 0 {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, most)?;
+        }
+        let block = [1_u8; 4096];
+        loop {
+            match file.write_all(&block).and_then(|()| file.sync_data()) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The file that takes the room.
+    pub fn ballast(&self) -> PathBuf {
+        self.at.join("ballast")
+    }
+
+    /// Makes an ext4 read-only under its users, as the kernel does on an error in the file system.
+    /// (A remount is refused while a file is open for writing.)
+    pub fn break_ext4(&self) -> Result<(), String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|e| e.to_string())?;
+        let at = self.at.display().to_string();
+        let mut lines = mounts.lines().map(|l| l.split(' '));
+        let device = lines.find_map(|mut l| l.next().filter(|_| l.next() == Some(&at)));
+        let device = device.ok_or("not mounted")?.trim_start_matches("/dev/");
+        let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+        std::fs::write(&trigger, "a test").map_err(|e| format!("{trigger}: {e}"))
     }
 
     /// Unmounts it.
