@@ -130,8 +130,8 @@ pub fn run(frames: u64, bad: &[Bad]) -> Done {
         // Nobody stays unreaped while it runs.
         run.until("half of it", |t| of(t, "frame").count() as u64 > frames / 2);
         let done = run.finish();
-        let lost = busy(&done);
-        if lost > 0 && attempt < ATTEMPTS {
+        let was_busy = busy(&done) > 0 || bad.iter().any(|b| ended_too_soon(b, &done));
+        if was_busy && attempt < ATTEMPTS {
             continue;
         }
         assert_eq!(done.code, 0, "{}", done.log);
@@ -152,6 +152,17 @@ fn busy(done: &Done) -> u64 {
         .iter()
         .filter_map(|k| dropped[k].as_u64())
         .sum()
+}
+
+/// The run was over before a worker that died late, because everything was slow, could be back.
+fn ended_too_soon(bad: &Bad, done: &Done) -> bool {
+    let states = done.states(bad.name);
+    let last_ns = of(&done.trace, "frame")
+        .filter_map(|r| r["t_ns"].as_u64())
+        .max();
+    matches!(bad.fate, Fate::Back(_))
+        && states.len() == 1
+        && states[0].2 + START_NS > last_ns.unwrap_or(0)
 }
 
 fn check(frames: u64, bad: &[Bad], done: &Done) {

@@ -385,6 +385,10 @@ pub struct ClipBody {
     pub short_post_ms: f64,
     /// Why it ends where it ends.
     pub end_reason: Option<String>,
+    /// The appliance was killed, or lost its power, while it was written: it ends with what was on
+    /// the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Frames shown.
     pub frames: u64,
     /// Stretches without pictures.
@@ -434,25 +438,31 @@ impl ClipGap {
 }
 
 impl ClipBody {
-    /// The message of a clip that could not be made.
-    pub fn failed(trigger: &TriggerBody, reason: impl Into<String>) -> Self {
+    /// A clip that is asked for, of which nothing is known yet but that it is not there.
+    pub fn asked(
+        device: &str,
+        trigger_id: &str,
+        [source, path, label]: [&str; 3],
+        (start_ns, end_ns): (i64, i64),
+    ) -> Self {
         Self {
-            trigger_id: trigger.trigger_id.clone(),
-            device: trigger.device.clone(),
+            trigger_id: trigger_id.to_owned(),
+            device: device.to_owned(),
             state: ClipState::Failed,
             file: None,
-            reason: Some(reason.into()),
-            source: trigger.source.clone(),
-            path: trigger.path.clone(),
-            label: trigger.label.clone(),
-            start_ns: trigger.t_start_ns,
-            start_ms: trigger.t_start_ms,
-            end_ns: trigger.t_end_ns,
-            end_ms: trigger.t_end_ms,
+            reason: None,
+            source: source.to_owned(),
+            path: path.to_owned(),
+            label: label.to_owned(),
+            start_ns,
+            start_ms: ms(start_ns),
+            end_ns,
+            end_ms: ms(end_ns),
             lead_in_ms: 0.0,
             short_pre_ms: 0.0,
             short_post_ms: 0.0,
             end_reason: None,
+            partial: false,
             frames: 0,
             gaps: Vec::new(),
             codec: None,
@@ -461,13 +471,29 @@ impl ClipBody {
         }
     }
 
-    /// The message of a finished clip that shows `start_ns` to `end_ns`; the caller fills the rest.
-    pub fn ready(
-        trigger: &TriggerBody,
-        file: impl Into<String>,
-        start_ns: i64,
-        end_ns: i64,
-    ) -> Self {
+    /// The one that a trigger asks for.
+    pub fn of(trigger: &TriggerBody) -> Self {
+        Self::asked(
+            &trigger.device,
+            &trigger.trigger_id,
+            [&trigger.source, &trigger.path, &trigger.label],
+            (trigger.t_start_ns, trigger.t_end_ns),
+        )
+    }
+
+    /// It could not be made.
+    #[must_use]
+    pub fn failed(self, reason: impl Into<String>) -> Self {
+        Self {
+            state: ClipState::Failed,
+            reason: Some(reason.into()),
+            ..self
+        }
+    }
+
+    /// It is there and shows `start_ns` to `end_ns`; the caller fills in the rest.
+    #[must_use]
+    pub fn ready(self, file: impl Into<String>, start_ns: i64, end_ns: i64) -> Self {
         Self {
             state: ClipState::Ready,
             file: Some(file.into()),
@@ -476,7 +502,7 @@ impl ClipBody {
             start_ms: ms(start_ns),
             end_ns,
             end_ms: ms(end_ns),
-            ..Self::failed(trigger, "")
+            ..self
         }
     }
 }

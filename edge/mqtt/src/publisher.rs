@@ -278,10 +278,22 @@ impl PublisherHandle {
     pub fn trigger(
         &self,
         path: &Name,
+        trigger: TriggerBody,
+    ) -> Result<TriggerPayload, PublisherError> {
+        self.trigger_as(path, new_id(), trigger)
+    }
+
+    /// The same, with an `id` (a UUIDv7) that something else is known by already.
+    ///
+    /// # Errors
+    /// Those of [`PublisherHandle::trigger`].
+    pub fn trigger_as(
+        &self,
+        path: &Name,
+        id: String,
         mut trigger: TriggerBody,
     ) -> Result<TriggerPayload, PublisherError> {
         let topic = self.topics.trigger(path);
-        let id = new_id();
         if trigger.trigger_id.is_empty() {
             trigger.trigger_id.clone_from(&id);
         }

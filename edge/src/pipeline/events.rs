@@ -7,12 +7,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 use visualpath_core::{NS_PER_MS, Name, Phase, Trigger};
-use visualpath_media::clip::{ClipResult, ClipState as Cut};
+use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Cut, ClipStore, Unheard};
 use visualpath_media::ring::Shortfall;
 use visualpath_mqtt::payload::{ClipGap, Latency, Problem, TriggerContext};
 use visualpath_mqtt::{
@@ -100,6 +100,8 @@ pub enum Event {
         /// Its subject.
         subject: String,
     },
+    /// Clips of an earlier process that nobody was told of.
+    Earlier(Vec<Unheard>),
     /// Everything sent before has been taken care of once this sender is dropped.
     Flush(Sender<()>),
     /// Nothing follows.
@@ -141,8 +143,10 @@ pub struct Events {
     pub open: HashMap<RangeKey, OpenRange>,
     /// Labels that are ON, by path and label, with the sources they are ON for.
     pub on: HashMap<(Name, Name), Vec<Name>>,
-    /// Clips asked for, by id, with the path and the trigger they belong to.
-    pub asked: HashMap<String, (Name, TriggerBody)>,
+    /// Clips asked for, by id, with their path and what is known of them.
+    pub asked: HashMap<String, (Name, ClipBody)>,
+    /// Where clips are kept, once there are some.
+    pub store: Arc<OnceLock<Arc<ClipStore>>>,
     /// Where trace records go.
     pub hub: Arc<ObservabilityHub>,
     /// Records each sink had lost when it was last looked at.
@@ -193,6 +197,7 @@ impl Events {
                 self.follow_clock();
                 self.look_at_rings();
                 self.look_at_sinks();
+                self.look_at_store();
                 looked = Instant::now();
             }
         }
@@ -280,9 +285,9 @@ impl Events {
         for result in clips.try_iter() {
             self.clip(result);
         }
-        for (id, (path, trigger)) in std::mem::take(&mut self.asked) {
+        for (id, (path, body)) in std::mem::take(&mut self.asked) {
             let why = "still being written when the appliance stopped";
-            self.clip_message(&path, &id, ClipBody::failed(&trigger, why));
+            self.clip_message(&path, &id, body.failed(why));
         }
     }
 
@@ -326,6 +331,7 @@ impl Events {
             } => self.late(&source, &extractor, &paths, lateness),
             Event::Problem(problem) => self.problem(*problem),
             Event::Solved { code, subject } => self.solved(&code, &subject),
+            Event::Earlier(unheard) => self.earlier(unheard),
             Event::Flush(done) => drop(done),
             Event::End => {}
         }
@@ -444,6 +450,8 @@ impl Events {
             evidence.set_end(id, trigger.t_end_ns);
         }
         let models = line.models(path);
+        let id = new_id();
+        let trigger_id = open.as_ref().map_or(&id, |o| &o.trigger_id).clone();
         let body = TriggerBody::new(
             trigger,
             TriggerContext {
@@ -454,17 +462,30 @@ impl Events {
                 time: line.wall.at(trigger.t_ns).to_string(),
                 clock: WallClock::quality(),
                 clip_id: clip_id.clone(),
-                trigger_id: open.as_ref().map(|o| o.trigger_id.clone()),
+                trigger_id: Some(trigger_id.clone()),
                 models: &models,
                 latency_ms: latency(times, extract_ns),
             },
         );
-        let payload = match self.out.trigger(path, body) {
+        // Before anybody hears of the clip it is on the disk that one was asked for: whatever
+        // happens from here on, it is answered for.
+        let wall_ns = line.wall.unix_ns(trigger.t_ns);
+        let request = match (ends, &clip_id) {
+            (false, Some(id)) => Some(clip_request(id, path, trigger, &trigger_id, wall_ns)),
+            _ => None,
+        };
+        if let (Some(request), Some(evidence)) = (&request, line.evidence()) {
+            evidence.announce(request);
+        }
+        let payload = match self.out.trigger(path, id, body) {
             Ok(payload) => payload,
             Err(e) => {
                 // Nothing may be told about an event that is not kept.
                 tracing::error!(%path, label = %trigger.label, error = %e, "trigger lost: the outbox refused it");
                 self.refused();
+                if let (Some(request), Some(evidence)) = (&request, line.evidence()) {
+                    evidence.withdraw(request);
+                }
                 return;
             }
         };
@@ -475,8 +496,8 @@ impl Events {
         if let Some(app) = &self.app {
             app.tell(&payload);
         }
-        if let (false, Some(id)) = (ends, clip_id) {
-            self.ask_for_clip(line, path, id, trigger, &payload);
+        if let Some(request) = request {
+            self.ask_for_clip(line, path, request, &payload);
         }
         if matches!(trigger.phase, Phase::Start) {
             let clip_id = payload.trigger.clip.as_ref().map(|c| c.id.clone());
@@ -495,22 +516,15 @@ impl Events {
         &mut self,
         line: &LineShared,
         path: &Name,
-        id: String,
-        trigger: &Trigger,
+        request: ClipRequest,
         payload: &TriggerPayload,
     ) {
-        let body = payload.trigger.clone();
+        let body = ClipBody::of(&payload.trigger);
         let Some(evidence) = line.evidence() else {
-            self.clip_message(
-                path,
-                &id,
-                ClipBody::failed(&body, "no encoder: see the log at start"),
-            );
-            return;
+            let body = body.failed("no encoder: see the log at start");
+            return self.clip_message(path, &request.id, body);
         };
-        let wall = line.wall.unix_ns(trigger.t_ns);
-        let request = clip_request(&id, path, trigger, &body.trigger_id, wall);
-        self.asked.insert(id, (path.clone(), body));
+        self.asked.insert(request.id.clone(), (path.clone(), body));
         evidence.request(request);
     }
 
@@ -528,17 +542,35 @@ impl Events {
     }
 
     fn clip(&mut self, result: ClipResult) {
-        let Some((path, trigger)) = self.asked.remove(&result.id) else {
-            tracing::error!(clip = result.id, "a clip nobody asked for");
-            return;
-        };
+        match self.asked.remove(&result.id) {
+            Some((path, body)) => self.clip_is(&path, body, result),
+            None => tracing::error!(clip = result.id, "a clip nobody asked for"),
+        }
+    }
+
+    /// Clips of an earlier process that nobody has heard of.
+    fn earlier(&mut self, unheard: Vec<Unheard>) {
+        for Unheard { request: r, result } in unheard {
+            let (source, path, label) = (&result.source, &r.path, &r.label);
+            let body = ClipBody::asked(
+                &self.device,
+                &r.trigger_id,
+                [source.as_str(), path.as_str(), label.as_str()],
+                (r.start_ns, r.end_ns),
+            );
+            self.clip_is(&r.path, body, result);
+        }
+    }
+
+    fn clip_is(&mut self, path: &Name, body: ClipBody, result: ClipResult) {
         let body = match result.state {
-            Cut::Failed { reason } => ClipBody::failed(&trigger, reason),
+            Cut::Failed { reason } => body.failed(reason),
             Cut::Ready(clip) => ClipBody {
                 lead_in_ms: clip.lead_in_ms,
                 short_pre_ms: clip.short_pre_ms,
                 short_post_ms: clip.short_post_ms,
                 end_reason: word(&clip.end_reason),
+                partial: clip.partial,
                 frames: clip.frames,
                 gaps: clip
                     .gaps
@@ -548,10 +580,26 @@ impl Events {
                 codec: word(&clip.codec),
                 sha256: Some(clip.sha256.clone()),
                 bytes: clip.bytes,
-                ..ClipBody::ready(&trigger, clip.file.clone(), clip.start_ns, clip.end_ns)
+                ..body.ready(clip.file.clone(), clip.start_ns, clip.end_ns)
             },
         };
-        self.clip_message(&path, &result.id, body);
+        self.clip_message(path, &result.id, body);
+    }
+
+    /// A store that keeps no clips any more.
+    fn look_at_store(&mut self) {
+        const CODE: &str = "clip_store";
+        let Some(trouble) = self
+            .store
+            .get()
+            .and_then(|s| s.trouble().map(str::to_owned))
+        else {
+            return;
+        };
+        if self.problems.iter().all(|p| p.code != CODE) {
+            let advice = "check the disk (dmesg says what the kernel saw), then start visualpath again; triggers go on";
+            self.problem(problem(CODE, "clips", &trouble, advice));
+        }
     }
 
     fn trace_clip(&self, path: &Name, id: &str, body: &ClipBody) {
@@ -593,6 +641,9 @@ impl Events {
                     app.clip(&payload);
                 }
                 self.out.print(&Line::Clip(payload));
+                if let Some(store) = self.store.get() {
+                    store.told(id);
+                }
             }
             Err(e) => {
                 tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use visualpath_core::{Clock, Name, Trigger};
-use visualpath_media::clip::{ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions};
+use visualpath_media::clip::{
+    ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions, Unheard,
+};
 use visualpath_media::encode::{Bitrate, EncoderKind};
 
 use super::StartError;
@@ -14,14 +16,19 @@ use crate::config::{ClipCodec, Config};
 /// Frames that may wait for the encoder.
 pub const QUEUE: usize = 4;
 
-/// The directory of clips, shared by all sources: they have one quota.
+/// The directory of clips, shared by all sources: they have one quota. With the clips of an earlier
+/// process that nobody was told of.
 ///
 /// # Errors
 /// If it can't be used.
-pub fn store(config: &Config) -> Result<Arc<ClipStore>, StartError> {
+pub fn store(config: &Config) -> Result<(Arc<ClipStore>, Vec<Unheard>), StartError> {
     let dir = config.clip.dir.to_string_lossy();
-    ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
-        .map_err(|e| StartError::config("clip.dir", &e.to_string()))
+    let store = ClipStore::open(&config.device.state_dir, &dir, config.clip.quota_bytes)
+        .map_err(|e| StartError::config("clip.dir", &e.to_string()))?;
+    let unheard = store
+        .take_over()
+        .map_err(|e| StartError::Evidence(e.to_string()))?;
+    Ok((store, unheard))
 }
 
 /// Starts the encoder and clip threads of one source; results go to the events thread.

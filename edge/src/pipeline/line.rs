@@ -123,7 +123,7 @@ pub struct LineMaker {
     /// Every line's shared part, for the clock.
     pub walls: Arc<Mutex<Vec<Weak<LineShared>>>>,
     /// The clip directory, once a rule wants clips.
-    pub store: OnceLock<Arc<ClipStore>>,
+    pub store: Arc<OnceLock<Arc<ClipStore>>>,
     /// Wall time of source time 0, if not now.
     pub wall_start: Option<jiff::Timestamp>,
 }
@@ -336,7 +336,10 @@ impl LineMaker {
         let store = match self.store.get() {
             Some(store) => Arc::clone(store),
             None => {
-                let store = evidence::store(config)?;
+                let (store, unheard) = evidence::store(config)?;
+                if !unheard.is_empty() {
+                    self.events.send(super::events::Event::Earlier(unheard));
+                }
                 Arc::clone(self.store.get_or_init(|| store))
             }
         };

@@ -36,7 +36,7 @@ pub mod trace;
 pub mod wall;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -274,7 +274,7 @@ impl Pipeline {
             events: ToEvents::new(to_events),
             clip_results,
             walls: Arc::default(),
-            store: OnceLock::new(),
+            store: Arc::default(),
             wall_start: self.wall_start,
         };
         let ready = plan
@@ -312,6 +312,7 @@ impl Pipeline {
             open: HashMap::new(),
             on: HashMap::new(),
             asked: HashMap::new(),
+            store: Arc::clone(&maker.store),
             walls: Arc::clone(&maker.walls),
             hub: Arc::clone(&hub),
             sink_losses: HashMap::new(),

@@ -44,16 +44,16 @@ impl Out {
         }
     }
 
-    /// Keeps a trigger; it gets its `id` and `seq` here.
+    /// Keeps a trigger; it gets its `seq` here.
     pub fn trigger(
         &mut self,
         path: &Name,
+        id: String,
         mut body: TriggerBody,
     ) -> Result<TriggerPayload, PublisherError> {
         if let Some(publisher) = &self.publisher {
-            return publisher.trigger(path, body);
+            return publisher.trigger_as(path, id, body);
         }
-        let id = new_id();
         self.seq += 1;
         if body.trigger_id.is_empty() {
             body.trigger_id.clone_from(&id);

@@ -165,6 +165,7 @@ type Report = Box<dyn Fn(ClipResult) + Send + Sync>;
 /// What the handle and the threads share.
 pub(super) struct Shared {
     source: Name,
+    store: Arc<ClipStore>,
     report: Report,
     state: Mutex<State>,
 }
@@ -214,18 +215,20 @@ impl Shared {
     /// Gives the request its result, unless it has one.
     pub(super) fn report(&self, result: ClipResult) {
         let mut state = self.lock();
-        if state.open.remove(&result.id).is_none() {
+        let Some(request) = state.open.remove(&result.id) else {
             return;
-        }
+        };
         match result.state {
             super::ClipState::Ready(_) => state.stats.ready += 1,
             super::ClipState::Failed { .. } => state.stats.failed += 1,
         }
         drop(state);
-        self.tell(result);
+        self.tell(&request, result);
     }
 
-    fn tell(&self, result: ClipResult) {
+    fn tell(&self, request: &ClipRequest, result: ClipResult) {
+        // First where it outlives this process.
+        self.store.answered(&self.source, request, &result);
         if let super::ClipState::Failed { reason } = &result.state {
             tracing::error!(source = %self.source, clip = %result.id, %reason, "clip failed");
         }
@@ -240,7 +243,10 @@ impl Shared {
                 return;
             };
             self.stats(|s| s.failed += 1);
-            self.tell(failed(request, self.source.clone(), &reason));
+            self.tell(
+                &request,
+                failed(request.clone(), self.source.clone(), &reason),
+            );
         }
     }
 }
@@ -295,6 +301,7 @@ impl EvidenceLane {
     ) -> Result<Self, LaneError> {
         let shared = Arc::new(Shared {
             source: options.source.clone(),
+            store: Arc::clone(&options.store),
             report: Box::new(report),
             state: Mutex::new(State::default()),
         });
@@ -459,12 +466,23 @@ impl EvidenceLane {
         lock(&self.feed).gap(from_ns, to_ns, lost);
     }
 
+    /// Notes durably that a clip will be asked for. If the process ends before it has its result, the
+    /// next one answers for it.
+    pub fn announce(&self, request: &ClipRequest) {
+        self.shared.store.asked(&self.shared.source, request);
+    }
+
+    /// A clip that was announced is not asked for after all, and nobody has heard of it.
+    pub fn withdraw(&self, request: &ClipRequest) {
+        self.shared.store.withdraw(&request.id);
+    }
+
     /// Asks for a clip. Never waits; exactly one result follows.
     pub fn request(&self, request: ClipRequest) {
-        let refuse = |request, reason: &str| {
+        let refuse = |request: ClipRequest, reason: &str| {
             self.shared.stats(|s| s.failed += 1);
-            let source = self.shared.source.clone();
-            self.shared.tell(failed(request, source, &reason));
+            let result = failed(request.clone(), self.shared.source.clone(), &reason);
+            self.shared.tell(&request, result);
         };
         let mut state = self.shared.lock();
         state.stats.requested += 1;

@@ -20,18 +20,23 @@
 //! The contract: for every request exactly one [`ClipResult`], whatever happens, and everything
 //! that is missing from a clip is a field of it.
 
+mod disk;
 mod encoding;
 mod feed;
+mod finish;
+mod index;
 mod lane;
 mod open;
+mod recover;
 mod store;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
 
+pub use self::index::IndexError;
 pub use self::lane::{EvidenceLane, Finish, LaneError, LaneOptions, LaneStats, Offered};
-pub use self::store::{ClipStore, StoreError};
+pub use self::store::{ClipEntry, ClipStore, EntryState, StoreError};
 use crate::encode::Codec;
 use crate::ring::Gap;
 
@@ -39,7 +44,7 @@ use crate::ring::Gap;
 pub const CLIP_SCHEMA: &str = "visualpath.clip/1";
 
 /// What a trigger asks for. Times are source times in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClipRequest {
     /// The clip's id, a UUID as text; unique.
     pub id: String,
@@ -76,6 +81,15 @@ pub struct ClipResult {
     /// `ready` with everything about the file, or `failed` with the reason.
     #[serde(flatten)]
     pub state: ClipState,
+}
+
+/// A clip of an earlier process that nobody was told of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unheard {
+    /// What was asked for.
+    pub request: ClipRequest,
+    /// What became of it.
+    pub result: ClipResult,
 }
 
 /// Ready or failed; nothing else ever follows a request.
@@ -115,6 +129,10 @@ pub struct ReadyClip {
     pub short_post_ms: f64,
     /// Why it ended.
     pub end_reason: ClipEnd,
+    /// The appliance was killed, or lost its power, while it was written: it ends with the last
+    /// fragment that was on the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Pictures shown.
     pub frames: u64,
     /// Pictures of the lead-in.
@@ -149,6 +167,12 @@ pub enum ClipEnd {
     FormatChange,
     /// The quota has no room for more, even without any other clip.
     Quota,
+    /// The file system has no room for more.
+    DiskFull,
+    /// The disk failed, or is read-only by now.
+    DiskError,
+    /// The appliance was killed, or lost its power.
+    Interrupted,
 }
 
 /// Why a clip starts later than asked.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use visualpath_core::{NS_PER_S, Name};
 
+use super::finish::{Head, Written};
+use super::index::Asked;
 use super::store::{PartFile, StoreError};
-use super::{
-    CLIP_SCHEMA, ClipEnd, ClipRequest, ClipResult, ClipState, ClipStore, ReadyClip, ShortPre, ms,
-};
+use super::{ClipEnd, ClipRequest, ClipResult, ClipState, ClipStore, ShortPre};
 use crate::encode::{CodecParams, Packet};
 use crate::mp4::{MAX_SAMPLE_NS, Mp4Error, Mp4Writer};
 use crate::ring::{Gap, Ring};
@@ -23,8 +23,6 @@ const FRAGMENT_NS: i64 = 2 * NS_PER_S;
 const FIRST_FRAGMENT_NS: i64 = NS_PER_S / 2;
 /// How long the last picture is shown when there is no other to measure by.
 const LONE_PICTURE_NS: i64 = NS_PER_S / 25;
-/// Gaps listed in a clip; later ones are added to the last.
-const MOST_GAPS: usize = 256;
 /// Bound on the final `moov`'s reserve, in samples: an hour at 30 per second.
 const MOST_RESERVED: i64 = 108_000;
 
@@ -35,6 +33,8 @@ pub(super) enum ClipError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Mp4(#[from] Mp4Error),
+    #[error("a clip's description can't be written: {0}")]
+    Note(serde_json::Error),
     #[error("asked from {start_ns} ns to {end_ns} ns: the end is before the start")]
     Reversed { start_ns: i64, end_ns: i64 },
     #[error("asked until {end_ns} ns, but the oldest picture held is at {oldest_ns} ns")]
@@ -54,12 +54,10 @@ pub(super) struct OpenClip {
 
 /// The part that exists once the first picture is known.
 struct Writing {
+    head: Head,
     part: PartFile,
     mux: Mp4Writer,
     params: Arc<CodecParams>,
-    short_pre_reason: Option<ShortPre>,
-    first_ns: i64,
-    start_ns: i64,
     /// Pictures taken so far, written or in `pending`: when they are shown, in decoding order.
     shown: Vec<i64>,
     /// The first picture shown at or after the asked end, as far as it is known.
@@ -68,6 +66,8 @@ struct Writing {
     last_dts_ns: i64,
     last_step_ns: i64,
     gaps: Vec<Gap>,
+    /// How many of them the file has.
+    gaps_written: usize,
 }
 
 /// What a packet did to a clip.
@@ -153,22 +153,27 @@ impl OpenClip {
         let r = &self.request;
         let part = store.create(r.wall_ns, &r.path, &r.label, &r.id)?;
         let expected = expected_samples(&packets, end_ns);
+        let asked = Asked {
+            source: self.source.clone(),
+            request: self.request.clone(),
+        };
+        let times = (head.dts_ns, oldest_ns, shown_first_ns);
         let mut writing = Writing {
+            head: Head::new(asked, params, times, short_pre_reason),
             part,
             mux: Mp4Writer::new(Arc::clone(params), head.dts_ns, shown_first_ns, expected),
             params: Arc::clone(params),
-            short_pre_reason,
-            first_ns: oldest_ns,
-            start_ns: shown_first_ns,
             shown: Vec::with_capacity(expected),
             end_ns: None,
             pending: Vec::new(),
             last_dts_ns: head.dts_ns,
             last_step_ns: LONE_PICTURE_NS,
             gaps: ring.gaps().copied().collect(),
+            gaps_written: 0,
         };
         let mut head_bytes = Vec::new();
-        writing.mux.begin(&mut head_bytes)?;
+        let note = json(&writing.head)?;
+        writing.mux.begin(&mut head_bytes, &note)?;
         writing.part.append(&head_bytes)?;
         let mut step = Step::Open;
         for p in packets {
@@ -241,17 +246,7 @@ impl OpenClip {
             let error = ClipError::NoPicture { error: None };
             return failed(request, source, &error);
         };
-        let base = ClipResult {
-            id: request.id.clone(),
-            trigger_id: request.trigger_id.clone(),
-            source: source.clone(),
-            path: request.path.clone(),
-            label: request.label.clone(),
-            state: ClipState::Failed {
-                reason: String::new(),
-            },
-        };
-        match writing.finish(&request, end_reason, base) {
+        match writing.finish(request.clone(), end_reason) {
             Ok(result) => result,
             Err(e) => failed(request, source, &e),
         }
@@ -306,7 +301,7 @@ impl Writing {
         if packet.params != self.params {
             return Ok(Step::Done(ClipEnd::FormatChange));
         }
-        if packet.pts_ns < self.first_ns {
+        if packet.pts_ns < self.head.first_ns {
             return Ok(Step::Open);
         }
         let step_ns = packet.dts_ns - self.last_dts_ns;
@@ -347,108 +342,52 @@ impl Writing {
             return Ok(Step::Open);
         }
         let mut bytes = Vec::new();
-        self.mux.fragment(&mut bytes, &self.pending, next_dts_ns)?;
-        match self.part.append(&bytes) {
+        let note = match self.gaps.get(self.gaps_written..) {
+            Some(gaps @ [_, ..]) => json(&gaps)?,
+            _ => Vec::new(),
+        };
+        self.mux
+            .fragment(&mut bytes, &self.pending, next_dts_ns, &note)?;
+        let error = match self.part.append(&bytes) {
             Ok(()) => {
                 self.pending.clear();
-                Ok(Step::Open)
+                self.gaps_written = self.gaps.len();
+                return Ok(Step::Open);
             }
-            Err(StoreError::Quota { .. }) if self.mux.samples() > self.pending.len() => {
+            Err(e) => e,
+        };
+        match error.end() {
+            // What is there already is a clip.
+            Some(end) if self.mux.samples() > self.pending.len() => {
+                tracing::warn!(%error, "a clip ends sooner");
                 self.mux.forget_fragment();
                 self.shown.truncate(self.mux.samples());
                 self.pending.clear();
-                Ok(Step::Done(ClipEnd::Quota))
+                Ok(Step::Done(end))
             }
-            Err(e) => Err(e.into()),
+            _ => Err(error.into()),
         }
     }
 
-    fn finish(
-        mut self,
-        request: &ClipRequest,
-        mut end_reason: ClipEnd,
-        mut result: ClipResult,
-    ) -> Result<ClipResult, ClipError> {
+    fn finish(mut self, request: ClipRequest, mut end: ClipEnd) -> Result<ClipResult, ClipError> {
         let next_ns = self.last_dts_ns.saturating_add(self.last_step_ns);
-        if let Step::Done(end) = self.flush(next_ns)? {
-            end_reason = end;
+        if let Step::Done(sooner) = self.flush(next_ns)? {
+            end = sooner;
         }
-        // An end that was moved back is exact all the same: later pictures are not shown.
-        let late = self.shown.iter().filter(|t| **t >= request.end_ns).min();
-        let newest = self.shown.iter().max();
-        let end_ns = late.or(newest).copied().unwrap_or(self.start_ns);
-        let finish = self.mux.finish(end_ns)?;
-        self.part.append_tables(&finish.append)?;
-        for patch in &finish.patches {
-            self.part.patch(patch)?;
-        }
-
-        let until = |t: i64| self.shown.iter().filter(|s| **s < t).count();
-        let lead_in = until(self.start_ns);
-        let keep = until(end_ns.saturating_add(1));
-        let mut ready = ReadyClip {
-            file: String::new(),
-            asked_start_ns: request.start_ns,
-            asked_end_ns: request.end_ns,
-            start_ns: self.start_ns,
-            end_ns,
-            lead_in_ms: ms(self.start_ns - self.first_ns),
-            short_pre_ms: ms(self.start_ns.saturating_sub(request.start_ns).max(0)),
-            short_pre_reason: self.short_pre_reason,
-            short_post_ms: ms(request.end_ns.saturating_sub(end_ns).max(0)),
-            end_reason,
-            frames: (keep - lead_in) as u64,
-            lead_in_frames: lead_in as u64,
-            gaps: gaps_within(&self.gaps, self.start_ns, end_ns),
-            codec: self.params.codec,
-            width: self.params.width,
-            height: self.params.height,
-            sha256: String::new(),
-            bytes: 0,
+        // Its end may have been moved since the file began.
+        self.head.asked.request = request;
+        let written = Written {
+            head: self.head,
+            part: self.part,
+            mux: self.mux,
+            shown: self.shown,
+            gaps: self.gaps,
         };
-        let time = jiff::Timestamp::from_nanosecond(i128::from(request.wall_ns));
-        let sidecar = |ready: &ReadyClip, result: &mut ClipResult| {
-            result.state = ClipState::Ready(ready.clone());
-            let mut json = serde_json::json!({
-                "schema": CLIP_SCHEMA,
-                "event_ns": request.event_ns,
-                "time": time.map(|t| t.to_string()).unwrap_or_default(),
-            });
-            // A struct of plain fields can't fail to serialise; an empty object would show it.
-            let fields = serde_json::to_value(&*result).unwrap_or_default();
-            if let (Some(json), serde_json::Value::Object(fields)) = (json.as_object_mut(), fields)
-            {
-                json.extend(fields);
-            }
-            let mut text = json.to_string().into_bytes();
-            text.push(b'\n');
-            text
-        };
-        self.part.commit(|file| {
-            ready.file.clone_from(&file.file);
-            ready.sha256.clone_from(&file.sha256);
-            ready.bytes = file.bytes;
-            sidecar(&ready, &mut result)
-        })?;
-        Ok(result)
+        written.complete(end, false)
     }
 }
 
-/// The gaps that pictures are missing in between the first and the last shown.
-fn gaps_within(gaps: &[Gap], start_ns: i64, end_ns: i64) -> Vec<Gap> {
-    let mut inside: Vec<Gap> = Vec::new();
-    for gap in gaps
-        .iter()
-        .filter(|g| g.to_ns > start_ns && g.from_ns < end_ns)
-    {
-        let count = inside.len();
-        match inside.last_mut() {
-            Some(last) if count == MOST_GAPS => {
-                last.to_ns = gap.to_ns;
-                last.lost += gap.lost;
-            }
-            _ => inside.push(*gap),
-        }
-    }
-    inside
+/// A note of the file.
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, ClipError> {
+    serde_json::to_vec(value).map_err(ClipError::Note)
 }

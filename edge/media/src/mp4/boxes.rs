@@ -12,6 +12,11 @@ const KEY: u32 = 0x0200_0000;
 /// Depends on others, is not a sync sample.
 const NOT_KEY: u32 = 0x0101_0000;
 
+/// Type of the box with the caller's note (11.1), made up for it.
+pub(super) const NOTE: [u8; 16] = *b"\x9d\x0e\x4c\x61visualpath\x01\x00";
+/// First bytes of a `free` box that is a fragment's seal.
+pub(super) const SEAL: &[u8; 4] = b"vpsl";
+
 /// Where a box's size is to be filled in.
 #[must_use]
 struct Open(usize);
@@ -117,6 +122,30 @@ impl Boxes {
         self.u32(1);
         self.bytes(b"mdat");
         self.u64(size);
+    }
+
+    /// 11.1: a box of our own: the reserve that follows it, a checksum, the note.
+    pub(super) fn note(&mut self, reserve: u64, note: &[u8]) -> Result<(), Mp4Error> {
+        let open = self.open(b"uuid");
+        self.bytes(&NOTE);
+        let checked_at = self.out.len() + 4;
+        self.u32(0);
+        self.u64(reserve);
+        self.bytes(note);
+        let sum = crc32fast::hash(&self.out[checked_at..]);
+        self.out[checked_at - 4..checked_at].copy_from_slice(&sum.to_be_bytes());
+        self.close(open)
+    }
+
+    /// Behind a fragment, which this run of boxes consists of: its checksum, the note's, the note.
+    pub(super) fn seal(&mut self, note: &[u8]) -> Result<(), Mp4Error> {
+        let fragment = crc32fast::hash(&self.out);
+        let open = self.open(b"free");
+        self.bytes(SEAL);
+        self.u32(fragment);
+        self.u32(crc32fast::hash(note));
+        self.bytes(note);
+        self.close(open)
     }
 
     /// `moof` (8.8.4) with one track fragment, and the header of its `mdat` (8.1.1). Returns where

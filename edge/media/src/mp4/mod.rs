@@ -7,8 +7,12 @@
 //! itself, so what reached the disk plays, whatever happens next.
 //!
 //! ```text
-//! ftyp | free (reserve) | free (16) | moov + mvex | moof mdat | moof mdat | …
+//! ftyp | uuid (note) | free (reserve) | free (16) | moov + mvex | moof mdat free (seal) | moof mdat free (seal) | …
 //! ```
+//!
+//! The note is the caller's: what the file is about, so that a file that was left behind can be
+//! finished from nothing but itself ([`Left`]). A seal has a checksum of its fragment: after a power
+//! cut a file may be as long as it should be and yet have zeros, or old bytes, in it.
 //!
 //! A reader of fragments has no reason to hide the lead-in (the pictures between the key picture
 //! and the asked start): ffmpeg ignores the edit list of a fragmented file but for its offset, and
@@ -30,6 +34,7 @@
 //! up. Ticks strictly increase.
 
 mod boxes;
+mod left;
 mod sps;
 
 use std::io::{self, Write};
@@ -37,6 +42,8 @@ use std::sync::Arc;
 
 use crate::encode::{CodecParams, Packet};
 use boxes::Boxes;
+
+pub use self::left::{Left, ReadAt};
 
 /// Ticks per second.
 pub const TIMESCALE: u32 = 1_000_000;
@@ -165,18 +172,27 @@ impl Mp4Writer {
         self.written
     }
 
+    /// When the samples written so far are shown, in decoding order: to the tick, not to the
+    /// nanosecond.
+    pub fn shown_ns(&self) -> Vec<i64> {
+        let ns = |s: &Sample| s.shown().saturating_mul(NS_PER_TICK);
+        let samples = self.samples.iter();
+        samples.map(|s| ns(s).saturating_add(self.t0_ns)).collect()
+    }
+
     /// Samples written so far.
     pub fn samples(&self) -> usize {
         self.samples.len()
     }
 
-    /// Writes everything before the first fragment.
+    /// Writes everything before the first fragment; `note` is given back by [`Left::read`].
     ///
     /// # Errors
-    /// Those of `out`, and a picture larger than 65535.
-    pub fn begin(&mut self, out: &mut impl Write) -> Result<(), Mp4Error> {
+    /// Those of `out`, a picture larger than 65535, a note that is no fit for a box.
+    pub fn begin(&mut self, out: &mut impl Write, note: &[u8]) -> Result<(), Mp4Error> {
         let mut b = Boxes::default();
         b.ftyp(self.params.codec);
+        b.note(self.reserve, note)?;
         self.front = b.len();
         b.free(usize::try_from(self.reserve).unwrap_or(MOOV_BYTES_FIXED));
         b.free(16);
@@ -184,8 +200,8 @@ impl Mp4Writer {
         self.put(out, &b.into_bytes())
     }
 
-    /// Writes one fragment: `moof` (8.8.4) and `mdat`. `next_dts_ns` is when the sample after the
-    /// last one of `packets` is decoded.
+    /// Writes one fragment: `moof` (8.8.4), `mdat` and its seal with `note`, which is given back by
+    /// [`Left::finish`]. `next_dts_ns` is when the sample after the last one of `packets` is decoded.
     ///
     /// # Errors
     /// Those of `out`, and sizes or durations beyond 32 bits. Nothing was added to the tables then.
@@ -194,6 +210,7 @@ impl Mp4Writer {
         out: &mut impl Write,
         packets: &[Packet],
         next_dts_ns: i64,
+        note: &[u8],
     ) -> Result<(), Mp4Error> {
         if packets.is_empty() {
             return Ok(());
@@ -222,6 +239,7 @@ impl Mp4Writer {
             b.bytes(&p.data);
         }
         b.end_mdat(data_at)?;
+        b.seal(note)?;
         let bytes = b.into_bytes();
         let at = self.written;
         let done = self.put(out, &bytes);
@@ -378,12 +396,12 @@ mod tests {
         let (first, edit) = (packets[0].dts_ns, packets[3].pts_ns);
         let mut w = Mp4Writer::new(Arc::clone(&packets[0].params), first, edit, expected);
         let mut file = Vec::new();
-        w.begin(&mut file).unwrap();
+        w.begin(&mut file, b"{}").unwrap();
         for (i, gop) in packets.chunks(10).enumerate() {
             let next = packets
                 .get((i + 1) * 10)
                 .map_or(9_000_000_000, |p| p.dts_ns);
-            w.fragment(&mut file, gop, next).unwrap();
+            w.fragment(&mut file, gop, next, &[]).unwrap();
         }
         assert_eq!(w.written(), file.len() as u64);
         (file, w, packets)
@@ -469,8 +487,8 @@ mod tests {
                 ..w
             };
             let mut file = Vec::new();
-            w.begin(&mut file).unwrap();
-            w.fragment(&mut file, &packets, 9_000_000_000).unwrap();
+            w.begin(&mut file, b"{}").unwrap();
+            w.fragment(&mut file, &packets, 9_000_000_000, &[]).unwrap();
             let plain = apply(file, &w.finish(last(&packets)).unwrap());
             check(&plain, &packets, packets[0].dts_ns);
         }
@@ -488,8 +506,8 @@ mod tests {
             p.pts_ns = shown * 40_000_000;
             packets.push(p);
         }
-        w.begin(&mut file).unwrap();
-        w.fragment(&mut file, &packets, 280_000_000).unwrap();
+        w.begin(&mut file, b"{}").unwrap();
+        w.fragment(&mut file, &packets, 280_000_000, &[]).unwrap();
         check(&file, &packets, 0);
         // Ending at picture 3 takes 4, which 3 refers to, but does not show it.
         for (end, listed) in [(7, 7), (6, 7), (5, 6), (4, 4), (3, 4), (2, 3), (1, 1)] {
@@ -517,8 +535,8 @@ mod tests {
         for (p, shown) in packets.iter_mut().zip([5_000, 9_000, 7_000, 60_000]) {
             p.pts_ns = shown;
         }
-        w.begin(&mut file).unwrap();
-        w.fragment(&mut file, &packets, 90_000).unwrap();
+        w.begin(&mut file, b"{}").unwrap();
+        w.fragment(&mut file, &packets, 90_000, &[]).unwrap();
         let ticks: Vec<_> = w.samples.iter().map(|s| (s.tick, s.shown())).collect();
         assert_eq!(ticks, [(0, 5), (1, 9), (2, 7), (50, 60)]);
     }

@@ -433,7 +433,7 @@ pub fn fire(publisher: &PublisherHandle, n: u64) {
 }
 
 pub fn clip(publisher: &PublisherHandle, n: u64) {
-    let body = ClipBody::failed(&trigger(n), "test");
+    let body = ClipBody::of(&trigger(n)).failed("test");
     publisher
         .clip(&name("entrance"), &format!("clip-{n}"), body)
         .unwrap();

@@ -1,0 +1,223 @@
+//! From a file with whole fragments to a clip: the tables, the sidecar, the result. The same way for
+//! a clip that is being written and for one that an earlier process left behind.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use visualpath_core::ColorSpec;
+
+use super::index::Asked;
+use super::open::ClipError;
+use super::store::PartFile;
+use super::{CLIP_SCHEMA, ClipEnd, ClipRequest, ClipResult, ClipState, ReadyClip, ShortPre, ms};
+use crate::encode::{Codec, CodecParams};
+use crate::mp4::Mp4Writer;
+use crate::ring::Gap;
+
+/// Gaps listed in a clip; later ones are added to the last.
+const MOST_GAPS: usize = 256;
+
+/// What is known of a clip when its file begins. It is the file's note: with it and its fragments a
+/// file says everything about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) asked: Asked,
+    /// When the first picture is decoded.
+    pub(super) first_dts_ns: i64,
+    /// When it is shown.
+    pub(super) first_ns: i64,
+    /// The first picture that is to be shown.
+    pub(super) start_ns: i64,
+    pub(super) short_pre_reason: Option<ShortPre>,
+    params: Params,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Params {
+    codec: Codec,
+    width: u32,
+    height: u32,
+    color: ColorSpec,
+    vps: Vec<u8>,
+    sps: Vec<u8>,
+    pps: Vec<u8>,
+}
+
+impl Head {
+    pub(super) fn new(
+        asked: Asked,
+        params: &CodecParams,
+        (first_dts_ns, first_ns, start_ns): (i64, i64, i64),
+        short_pre_reason: Option<ShortPre>,
+    ) -> Self {
+        Self {
+            asked,
+            first_dts_ns,
+            first_ns,
+            start_ns,
+            short_pre_reason,
+            params: Params {
+                codec: params.codec,
+                width: params.width,
+                height: params.height,
+                color: params.color,
+                vps: params.vps.to_vec(),
+                sps: params.sps.to_vec(),
+                pps: params.pps.to_vec(),
+            },
+        }
+    }
+
+    pub(super) fn params(&self) -> Arc<CodecParams> {
+        let p = &self.params;
+        Arc::new(CodecParams {
+            codec: p.codec,
+            width: p.width,
+            height: p.height,
+            color: p.color,
+            vps: Bytes::copy_from_slice(&p.vps),
+            sps: Bytes::copy_from_slice(&p.sps),
+            pps: Bytes::copy_from_slice(&p.pps),
+        })
+    }
+}
+
+/// A file whose fragments are all there.
+pub(super) struct Written {
+    pub(super) head: Head,
+    pub(super) part: PartFile,
+    pub(super) mux: Mp4Writer,
+    /// When its pictures are shown, in decoding order.
+    pub(super) shown: Vec<i64>,
+    pub(super) gaps: Vec<Gap>,
+}
+
+impl Written {
+    /// Makes it a clip that ends with the first picture at or after the end that was asked for, or
+    /// with the newest one.
+    pub(super) fn complete(
+        mut self,
+        end_reason: ClipEnd,
+        is_partial: bool,
+    ) -> Result<ClipResult, ClipError> {
+        let Head {
+            asked,
+            first_ns,
+            start_ns,
+            short_pre_reason,
+            params,
+            ..
+        } = self.head;
+        let request = &asked.request;
+        // An end that was moved back is exact all the same: later pictures are not shown.
+        let late = self.shown.iter().filter(|t| **t >= request.end_ns).min();
+        let newest = self.shown.iter().max();
+        let end_ns = late.or(newest).copied().unwrap_or(start_ns);
+        let finish = self.mux.finish(end_ns)?;
+        self.part.append_tables(&finish.append)?;
+        for patch in &finish.patches {
+            self.part.patch(patch)?;
+        }
+
+        let until = |t: i64| self.shown.iter().filter(|s| **s < t).count();
+        let lead_in = until(start_ns);
+        let keep = until(end_ns.saturating_add(1));
+        let mut ready = ReadyClip {
+            file: String::new(),
+            asked_start_ns: request.start_ns,
+            asked_end_ns: request.end_ns,
+            start_ns,
+            end_ns,
+            lead_in_ms: ms(start_ns - first_ns),
+            short_pre_ms: ms(start_ns.saturating_sub(request.start_ns).max(0)),
+            short_pre_reason,
+            short_post_ms: ms(request.end_ns.saturating_sub(end_ns).max(0)),
+            end_reason,
+            partial: is_partial,
+            frames: keep.saturating_sub(lead_in) as u64,
+            lead_in_frames: lead_in as u64,
+            gaps: gaps_within(&self.gaps, start_ns, end_ns),
+            codec: params.codec,
+            width: params.width,
+            height: params.height,
+            sha256: String::new(),
+            bytes: 0,
+        };
+        let mut result = ClipResult {
+            id: request.id.clone(),
+            trigger_id: request.trigger_id.clone(),
+            source: asked.source.clone(),
+            path: request.path.clone(),
+            label: request.label.clone(),
+            state: ClipState::Ready(ready.clone()),
+        };
+        self.part.commit(|file| {
+            ready.file.clone_from(&file.file);
+            ready.sha256.clone_from(&file.sha256);
+            ready.bytes = file.bytes;
+            result.state = ClipState::Ready(ready);
+            sidecar(request, &result)
+        })?;
+        Ok(result)
+    }
+}
+
+/// The text of a clip's sidecar.
+pub(super) fn sidecar(request: &ClipRequest, result: &ClipResult) -> Vec<u8> {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(request.wall_ns));
+    let mut json = serde_json::json!({
+        "schema": CLIP_SCHEMA,
+        "event_ns": request.event_ns,
+        "time": time.map(|t| t.to_string()).unwrap_or_default(),
+    });
+    // A struct of plain fields can't fail to serialise; an empty object would show it.
+    let fields = serde_json::to_value(result).unwrap_or_default();
+    if let (Some(json), serde_json::Value::Object(fields)) = (json.as_object_mut(), fields) {
+        json.extend(fields);
+    }
+    let mut text = json.to_string().into_bytes();
+    text.push(b'\n');
+    text
+}
+
+/// What a sidecar says, if it is one.
+pub(super) fn read_sidecar(text: &[u8]) -> Option<(Asked, ClipResult)> {
+    let json: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let result: ClipResult = serde_json::from_value(json.clone()).ok()?;
+    let ClipState::Ready(ready) = &result.state else {
+        return None;
+    };
+    let time: jiff::Timestamp = json.get("time")?.as_str()?.parse().ok()?;
+    let request = ClipRequest {
+        id: result.id.clone(),
+        trigger_id: result.trigger_id.clone(),
+        path: result.path.clone(),
+        label: result.label.clone(),
+        event_ns: json.get("event_ns")?.as_i64()?,
+        wall_ns: i64::try_from(time.as_nanosecond()).ok()?,
+        start_ns: ready.asked_start_ns,
+        end_ns: ready.asked_end_ns,
+    };
+    let source = result.source.clone();
+    Some((Asked { source, request }, result))
+}
+
+/// The gaps that pictures are missing in between the first and the last shown.
+fn gaps_within(gaps: &[Gap], start_ns: i64, end_ns: i64) -> Vec<Gap> {
+    let mut inside: Vec<Gap> = Vec::new();
+    for gap in gaps
+        .iter()
+        .filter(|g| g.to_ns > start_ns && g.from_ns < end_ns)
+    {
+        let count = inside.len();
+        match inside.last_mut() {
+            Some(last) if count == MOST_GAPS => {
+                last.to_ns = gap.to_ns;
+                last.lost += gap.lost;
+            }
+            _ => inside.push(*gap),
+        }
+    }
+    inside
+}

@@ -1,0 +1,318 @@
+//! After a crash: what an earlier process left behind becomes clips, or is answered for.
+//!
+//! | found | done | told |
+//! |---|---|---|
+//! | `.mp4.part` with a whole fragment | cut behind the last whole one, finished like any other | `ready`, `partial` |
+//! | `.mp4.part` without one | removed | `failed` |
+//! | `.mp4.part` and its `.json` | it was finished: renamed | `ready` |
+//! | `.mp4` without `.json` | sidecar made again from the file's note | – |
+//! | anything else without its `.mp4` | removed: a deletion that was cut off | – |
+//! | asked for, no file | – | `failed` |
+//! | a result nobody was told of | – | that result |
+//!
+//! A file that can't be read or finished now (a full disk, a read-only one) stays, and is tried
+//! again at the next start.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use super::finish::{Head, Written, read_sidecar};
+use super::index::{Asked, Index, Row};
+use super::open::{ClipError, failed};
+use super::store::{ClipStore, KeptClip, PartFile, StoreError, io_error, sha256};
+use super::{ClipEnd, ClipResult, ClipState, Unheard};
+use crate::mp4::{Left, Mp4Error};
+use crate::ring::Gap;
+
+/// Largest sidecar that is read.
+const MOST_SIDECAR: usize = 4 << 20;
+
+/// What a file that was left behind has become.
+enum Found {
+    /// A clip of an earlier run, known or not.
+    Kept(Asked, ClipResult),
+    /// One that this run has finished.
+    Finished(Asked, ClipResult),
+    /// Nothing to keep, of this clip if it is known.
+    Nothing(Option<Asked>),
+    /// It stays as it is.
+    Left,
+}
+
+fn unheard(asked: Asked, result: ClipResult) -> Unheard {
+    Unheard {
+        request: asked.request,
+        result,
+    }
+}
+
+impl ClipStore {
+    /// See [`ClipStore::take_over`].
+    pub(super) fn take_over_with(
+        self: &Arc<Self>,
+        mut index: Option<Box<dyn Index>>,
+    ) -> Vec<Unheard> {
+        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+        if let Some(index) = index.as_mut() {
+            match index.rows() {
+                Ok(all) => rows.extend(all.into_iter().map(|r| (r.asked.request.id.clone(), r))),
+                Err(error) => tracing::error!(%error, "the clip index can't be read"),
+            }
+        }
+        // An index that was lost knows of nothing; its clips were told of long ago.
+        let is_new = rows.is_empty();
+        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = index;
+
+        let files = match self.files() {
+            Ok(files) => files,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => {
+                tracing::error!(dir = %self.root.display(), error = %e, "the clip directory can't be read");
+                return Vec::new();
+            }
+        };
+        let mut tell = Vec::new();
+        let mut there = std::collections::BTreeSet::new();
+        for (stem, endings) in files {
+            let found = match self.look_at(&stem, &endings, &rows) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!(clip = %stem, %error, "a clip that was left behind can't be finished; it is tried again at the next start");
+                    Found::Left
+                }
+            };
+            match found {
+                Found::Kept(asked, result) => {
+                    let id = result.id.clone();
+                    if let Some(clip) = self.kept().clips.get_mut(&stem) {
+                        clip.id = Some(id.clone());
+                    }
+                    let row = rows.get(&id);
+                    if row.is_none_or(|r| r.result.is_none()) {
+                        self.with_index("finish", |index| index.finish(&asked, &result));
+                        // Open until now: finished, but the index had not heard of it.
+                        match row {
+                            Some(_) => tell.push(unheard(asked, result)),
+                            None => self.with_index("told", |index| index.told(&id)),
+                        }
+                    } else if row.is_some_and(|r| !r.is_told) {
+                        tell.push(unheard(asked, result));
+                    }
+                    there.insert(id);
+                }
+                Found::Finished(asked, result) => {
+                    tracing::warn!(clip = %stem, id = %result.id, "a clip of an earlier run was finished");
+                    self.with_index("finish", |index| index.finish(&asked, &result));
+                    there.insert(result.id.clone());
+                    tell.push(unheard(asked, result));
+                }
+                Found::Nothing(asked) => {
+                    self.forget_bytes(&stem);
+                    // Its row, if there is one, is answered below.
+                    if let Some(asked) = asked.filter(|a| !rows.contains_key(&a.request.id)) {
+                        tell.push(self.lost(asked));
+                    }
+                }
+                Found::Left => {
+                    if let Some(id) = self.sidecar(&stem).map(|(a, _)| a.request.id) {
+                        there.insert(id);
+                    }
+                }
+            }
+        }
+        for (id, row) in rows {
+            if there.contains(&id) {
+                continue;
+            }
+            match (row.result, row.is_told) {
+                (None, _) => tell.push(self.lost(row.asked)),
+                (Some(result), false) => tell.push(unheard(row.asked, result)),
+                // Deleted by hand.
+                (Some(result), true) => {
+                    if matches!(result.state, ClipState::Ready(_)) {
+                        self.with_index("forget", |index| index.forget(&id));
+                    }
+                }
+            }
+        }
+        if is_new && !there.is_empty() {
+            tracing::info!(
+                clips = there.len(),
+                "the clip index was made from the clips' files"
+            );
+        }
+        tell
+    }
+
+    /// A clip that there is nothing of.
+    fn lost(&self, asked: Asked) -> Unheard {
+        let reason =
+            "the appliance was killed or lost its power before a picture of it was on the disk";
+        let result = failed(asked.request.clone(), asked.source.clone(), &reason);
+        self.with_index("finish", |index| index.finish(&asked, &result));
+        unheard(asked, result)
+    }
+
+    /// The bytes of files that are gone.
+    fn forget_bytes(&self, stem: &str) {
+        let mut kept = self.kept();
+        if let Some(clip) = kept.clips.remove(stem) {
+            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
+        }
+    }
+
+    /// What the sidecar of a clip says.
+    pub(super) fn sidecar(&self, stem: &str) -> Option<(Asked, ClipResult)> {
+        let file = self.disk.open(&self.root.join(format!("{stem}.json")));
+        let text = file.and_then(|f| f.read_at(0, MOST_SIDECAR)).ok()?;
+        read_sidecar(&text)
+    }
+
+    fn look_at(
+        self: &Arc<Self>,
+        stem: &str,
+        endings: &BTreeMap<&'static str, u64>,
+        rows: &BTreeMap<String, Row>,
+    ) -> Result<Found, ClipError> {
+        let has = |ending: &str| endings.contains_key(ending);
+        let path = |ending: &str| self.root.join(format!("{stem}.{ending}"));
+        let day = path("mp4").parent().map(std::path::Path::to_owned);
+        let day = day.unwrap_or_else(|| self.root.clone());
+        let is_answered = |asked: &Asked| {
+            rows.get(&asked.request.id)
+                .is_some_and(|r| r.result.is_some())
+        };
+        for half in ["json.part", "jpg.part"] {
+            if has(half) {
+                let path = path(half);
+                self.disk.remove(&path).map_err(io_error("delete", &path))?;
+            }
+        }
+        if has("mp4") && !has("mp4.part") {
+            if let Some((asked, result)) = self.sidecar(stem) {
+                return Ok(Found::Kept(asked, result));
+            }
+            // The note in the file says what the sidecar would; finishing it again changes nothing
+            // but the times' last digits.
+            let (from, to) = (path("mp4"), path("mp4.part"));
+            let file = self.disk.open(&from).map_err(io_error("open", &from))?;
+            if self
+                .head(&*file)
+                .map_err(io_error("read", &from))?
+                .is_none()
+            {
+                tracing::warn!(file = %from.display(), "not a clip of this appliance; it is left alone");
+                return Ok(Found::Left);
+            }
+            self.disk
+                .rename(&from, &to)
+                .map_err(io_error("rename to", &to))?;
+            return Ok(match self.finish_part(stem, &is_answered)? {
+                Found::Finished(asked, result) => Found::Kept(asked, result),
+                other => other,
+            });
+        }
+        if !has("mp4.part") {
+            self.remove(stem)?;
+            return Ok(Found::Nothing(None));
+        }
+        if has("json") {
+            // The sidecar is only made of a file that is whole.
+            if let Some((asked, result)) = self.sidecar(stem)
+                && self.is_whole(stem, &result)?
+            {
+                let (from, to) = (path("mp4.part"), path("mp4"));
+                self.disk
+                    .rename(&from, &to)
+                    .map_err(io_error("rename to", &to))?;
+                self.disk
+                    .sync_dir(&day)
+                    .map_err(io_error("sync the directory", &day))?;
+                return Ok(Found::Kept(asked, result));
+            }
+            let json = path("json");
+            self.disk.remove(&json).map_err(io_error("delete", &json))?;
+        }
+        self.finish_part(stem, &is_answered)
+    }
+
+    /// Whether the unfinished file is what the sidecar says.
+    fn is_whole(&self, stem: &str, result: &ClipResult) -> Result<bool, StoreError> {
+        let path = self.root.join(format!("{stem}.mp4.part"));
+        let file = self.disk.open(&path).map_err(io_error("open", &path))?;
+        let sum = sha256(&*file).map_err(io_error("read", &path))?;
+        Ok(matches!(&result.state, ClipState::Ready(ready) if ready.sha256 == sum))
+    }
+
+    fn head(&self, file: &dyn super::disk::DiskFile) -> io::Result<Option<(Left, Head)>> {
+        let left = Left::read(file)?;
+        Ok(left.and_then(|left| {
+            let head = serde_json::from_slice(&left.note).ok()?;
+            Some((left, head))
+        }))
+    }
+
+    /// Finishes an unfinished file, or removes it if there is nothing in it.
+    fn finish_part(
+        self: &Arc<Self>,
+        stem: &str,
+        is_answered: &dyn Fn(&Asked) -> bool,
+    ) -> Result<Found, ClipError> {
+        let path = self.root.join(format!("{stem}.mp4.part"));
+        let reading = |e| io_error("read", &path)(e);
+        let file = self.disk.open(&path).map_err(io_error("open", &path))?;
+        let Some((left, head)) = self.head(&*file).map_err(reading)? else {
+            self.remove(stem)?;
+            return Ok(Found::Nothing(None));
+        };
+        let asked = head.asked.clone();
+        let times = (head.first_dts_ns, head.start_ns);
+        let whole = left
+            .finish(&*file, head.params(), times.0, times.1)
+            .map_err(reading)?;
+        // One that failed, and could not be removed then, has been answered.
+        let whole = whole.filter(|_| !is_answered(&asked));
+        let Some((mux, notes)) = whole else {
+            self.remove(stem)?;
+            return Ok(Found::Nothing(Some(asked)));
+        };
+        let shown = mux.shown_ns();
+        let end_ns = asked.request.end_ns;
+        // Later pictures may be shown before the end was reached only where they are reordered, and
+        // then a fragment's end says nothing; the asked end is what counts.
+        let is_complete = shown.iter().any(|t| *t >= end_ns);
+        let gaps: Vec<Gap> = notes
+            .iter()
+            .filter_map(|n| serde_json::from_slice::<Vec<Gap>>(n).ok())
+            .flatten()
+            .collect();
+        file.set_len(mux.written())
+            .map_err(io_error("cut", &path))?;
+        let part = PartFile::adopt(self, stem, &asked.request.id, file, mux.written());
+        let written = Written {
+            head,
+            part,
+            mux,
+            shown,
+            gaps,
+        };
+        let end = match is_complete {
+            true => ClipEnd::Complete,
+            false => ClipEnd::Interrupted,
+        };
+        match written.complete(end, !is_complete) {
+            Ok(result) => Ok(Found::Finished(asked, result)),
+            // The pictures up to the asked start are all there is.
+            Err(ClipError::Mp4(Mp4Error::Empty)) => {
+                self.remove(stem)?;
+                Ok(Found::Nothing(Some(asked)))
+            }
+            Err(e) => {
+                let bytes = KeptClip::default();
+                self.kept().clips.insert(stem.to_owned(), bytes);
+                Err(e)
+            }
+        }
+    }
+}
