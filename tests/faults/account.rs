@@ -93,9 +93,6 @@ impl Account {
                     "{case}: {id} was told of differently: {lines:?}"
                 );
             }
-            if lines.len() > 1 {
-                println!("{case}: {id} was told of by runs {runs:?}");
-            }
         }
     }
 

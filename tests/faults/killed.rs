@@ -12,6 +12,7 @@ use visualpath_tests::visualpath;
 use super::account::{
     Account, Deleted, LeftOver, Viewer, check_files, check_left_over, files, left_over,
 };
+use super::volume::say;
 
 /// A hang guard, not a promise.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -220,9 +221,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Fails if it has ended already.
+        // It fails if it has ended already.
         if self.child.kill().is_ok() && self.child.wait().is_err() {
-            eprintln!("run {} could not be waited for", self.number);
+            say(&format!("run {} could not be waited for", self.number));
         }
     }
 }

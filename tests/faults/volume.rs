@@ -110,10 +110,10 @@ impl Drop for Volume {
         if self.mounted
             && let Err(e) = sh("umount", &[self.at.as_os_str()])
         {
-            eprintln!("{e}");
+            say(&e);
             // Gone as soon as the last file in it is closed.
             if let Err(e) = sh("umount", &["-l".as_ref(), self.at.as_os_str()]) {
-                eprintln!("{e}");
+                say(&e);
             }
         }
     }
@@ -131,8 +131,13 @@ pub fn reflink(image: &Path, copy: &Path) -> Result<(), String> {
     )
 }
 
-/// Says why a test is skipped, past the harness that keeps what passing tests say.
+/// Says why a test is skipped.
 pub fn skipped(test: &str, why: &str) {
-    let said = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+    say(&format!("skipped: {test}: {why}"));
+}
+
+/// Says it past the harness, which keeps what passing tests say.
+pub fn say(text: &str) {
+    let said = writeln!(std::io::stderr(), "{text}");
     said.expect("standard error");
 }
