@@ -214,6 +214,8 @@ impl Lane {
     fn start(dir: &Path) -> anyhow::Result<Self> {
         let state = tempfile::tempdir_in(dir)?;
         let store = ClipStore::open(state.path(), "clips", 1 << 30)?;
+        // With the index, as in a run.
+        store.take_over()?;
         let mut options = LaneOptions::new(Name::new("cam0")?, store);
         options.realtime = false;
         let (tell, results) = crossbeam_channel::unbounded();
