@@ -6,14 +6,20 @@
     reason = "a test; its numbers are small"
 )]
 
+mod account;
+mod disk_full;
+mod killed;
+mod power;
+mod volume;
+
 use std::process::Command;
 
 use serde_json::Value;
 use visualpath_tests::{Config, Running, cut_vtest};
 
 /// SIGKILL at random moments of a run that writes clips: every clip that was announced as ready is
-/// whole (its sum is right and it decodes), and the next start works. (Making unfinished clips
-/// whole again is a later step.)
+/// whole (its sum is right and it decodes), and the next start works. With a real model, a real video
+/// and no pace; what becomes of the clips that were being written is told in `killed.rs`.
 #[test]
 fn killed_at_any_moment_no_announced_clip_is_broken_and_it_starts_again() {
     let soak = std::env::var_os("VISUALPATH_SOAK").is_some();
@@ -48,6 +54,9 @@ fn killed_at_any_moment_no_announced_clip_is_broken_and_it_starts_again() {
         );
         run.finish();
         for clip in events.iter().filter(|e| e["event"] == "clip") {
+            if interrupted(clip) {
+                continue;
+            }
             assert_eq!(clip["state"], "ready", "round {round}: {clip}");
             let path = dir
                 .path()
@@ -79,5 +88,14 @@ fn killed_at_any_moment_no_announced_clip_is_broken_and_it_starts_again() {
     // And it starts again, on what was left.
     let out = visualpath_tests::run(dir.path(), &["run", "--json", "-c", file.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
-    assert!(out.of("clip").all(|c| c["state"] == "ready"));
+    assert!(
+        out.of("clip")
+            .all(|c| c["state"] == "ready" || interrupted(c))
+    );
+}
+
+/// Asked for by a run that was killed before a picture of it was on the disk.
+fn interrupted(clip: &Value) -> bool {
+    let reason = clip["reason"].as_str().unwrap_or_default();
+    clip["state"] == "failed" && reason.contains("killed")
 }

@@ -4,6 +4,7 @@
 //! one run does. Each row has its own numbers and, where it has a floor, the ratio to it: the
 //! median over rounds.
 
+mod clip;
 mod handoff;
 pub(crate) mod isolation;
 mod motion;
@@ -60,6 +61,9 @@ pub struct Row {
     n: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_us: Option<f64>,
+    /// Written to the disk; of a picture or packet, what it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copies: Option<f64>,
     /// Heap allocations per trip or frame, extractor and sink included; only in a build with the
@@ -92,7 +96,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
         isolation::echo(&how)?;
         return Ok(Vec::new());
     }
-    const ALL: [&str; 5] = ["handoff", "overhead", "motion", "trace", "pipeline"];
+    const ALL: [&str; 6] = ["handoff", "overhead", "motion", "trace", "clip", "pipeline"];
     for name in &options.names {
         anyhow::ensure!(
             ALL.contains(&name.as_str()),
@@ -124,6 +128,9 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Bench>> {
     if wanted("trace") {
         add("trace", trace::rows(options.rounds)?);
     }
+    if wanted("clip") {
+        add("clip", clip::rows(options.rounds)?);
+    }
     if wanted("pipeline") {
         match &options.video {
             Some(video) => add("pipeline", pipeline::rows(video, options)?),
@@ -150,6 +157,12 @@ impl std::fmt::Display for Bench {
             }
             if let (Some(fps), Some(cpu)) = (r.fps, r.cpu_ms_per_frame) {
                 write!(f, " {fps:6.1} fps  {cpu:6.2} CPU-ms/frame")?;
+            }
+            if let Some(bytes) = r.bytes {
+                write!(f, "  {bytes:.0} bytes")?;
+                if let Some(cpu) = r.cpu_us {
+                    write!(f, "  {:.2} CPU-ms", cpu / 1e3)?;
+                }
             }
             if let Some(allocs) = r.allocs {
                 write!(f, "  {allocs:.1} allocs")?;

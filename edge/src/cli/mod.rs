@@ -115,9 +115,9 @@ enum Verb {
     /// Look at what a run recorded (`[observability]`).
     #[command(subcommand)]
     Trace(TraceVerb),
-    /// Measure: hand-off, overhead, tracing, the whole path; as ratios to floors measured in the same run.
+    /// Measure: hand-off, overhead, tracing, clips, the whole path; as ratios to floors measured in the same run.
     Bench {
-        /// Which: handoff, overhead, motion, trace, pipeline. All if none is named.
+        /// Which: handoff, overhead, motion, trace, clip, pipeline. All if none is named.
         names: Vec<String>,
         /// The video of `pipeline`.
         #[arg(long)]
