@@ -37,7 +37,7 @@ pub use last_good::{LastGoodError, Start, last_good_file, load_or_last_good, sav
 pub use layers::{LoadOptions, find_default};
 pub use machine::Machine;
 pub use model::{
-    Auto, ClipCodec, ClipConfig, Config, ControlSetting, DropPolicy, ExpectedTrigger,
+    Auto, ClipCodec, ClipConfig, ClipEncoder, Config, ControlSetting, DropPolicy, ExpectedTrigger,
     ExtractorConfig, Fallback, FusionConfig, FusionSettings, FusionWorker, Isolation, MaskConfig,
     MessagePixels, MqttConfig, ObservabilityConfig, OneOrMany, PathConfig, RuleConfig, RuleTest,
     RulesConfig, SandboxConfig, SinkConfig, SinkKind, SourceConfig, SourceFormat, SourceKind,
