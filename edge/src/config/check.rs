@@ -16,7 +16,8 @@ use visualpath_platform::MAX_DEPENDS;
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, ClipEncoder, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind, TraceLevel,
+    Auto, ClipEncoder, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind,
+    TraceLevel,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};

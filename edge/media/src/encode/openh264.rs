@@ -416,6 +416,31 @@ mod tests {
     }
 
     #[test]
+    fn several_threads_give_the_same_bytes_on_every_run_and_lose_no_picture() {
+        let times: Vec<i64> = (0..12).map(|i| i * 40_000_000).collect();
+        let layout = layout(640, 480);
+        let with = |threads| {
+            let mut options = EncoderOptions::default();
+            options.h264.threads = threads;
+            run(layout, &times, options)
+        };
+        let one = with(1);
+        for threads in [2, 4, 9] {
+            let (a, b) = (with(threads), with(threads));
+            let bytes = |p: &[Packet]| p.iter().map(|p| p.data.clone()).collect::<Vec<_>>();
+            assert_eq!(bytes(&a), bytes(&b), "{threads} threads");
+            assert_ne!(bytes(&a), bytes(&one), "{threads} threads are used");
+            let mut decoder = crate::decode::open(&a[0].params, 1).unwrap();
+            for packet in &a {
+                decoder.push(packet).unwrap();
+                let picture = decoder.ready().unwrap().unwrap();
+                assert_eq!(picture.frame_id, packet.frame_id);
+                decoder.skip();
+            }
+        }
+    }
+
+    #[test]
     fn packets_are_length_prefixed_and_carry_no_parameter_sets() {
         let packets = run(layout(160, 120), &[0, 1, 2], EncoderOptions::default());
         for p in &packets {

@@ -173,11 +173,7 @@ pub(super) fn poll_both(fd: BorrowedFd<'_>, limit_ms: i32) -> Result<Ready, Errn
     poll_for(fd, libc::POLLIN | libc::POLLOUT, limit_ms)
 }
 
-fn poll_for(
-    fd: BorrowedFd<'_>,
-    events: libc::c_short,
-    limit_ms: i32,
-) -> Result<Ready, Errno> {
+fn poll_for(fd: BorrowedFd<'_>, events: libc::c_short, limit_ms: i32) -> Result<Ready, Errno> {
     let mut polled = libc::pollfd {
         fd: fd.as_raw_fd(),
         events,

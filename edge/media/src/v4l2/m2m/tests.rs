@@ -108,7 +108,13 @@ impl Rig {
             decoder.take(&mut pixels).unwrap();
             let wanted = level(packet.frame_id);
             let worst = pixels.iter().map(|p| p.abs_diff(wanted)).max();
-            assert!(worst < Some(9), "frame {}: {worst:?}", packet.frame_id);
+            assert!(
+                worst < Some(9),
+                "frame {} of {:?}: {worst:?}, {} bytes",
+                packet.frame_id,
+                self.layout,
+                packet.data.len()
+            );
         }
     }
 }
@@ -288,7 +294,8 @@ fn a_new_size_ends_the_stream_and_loses_nothing() {
     assert_eq!(rig.ids(), (0..12).collect::<Vec<_>>());
     assert_eq!(rig.keys(), [0, 6]);
     assert_eq!(rig.packets[6].params.width, 96);
-    assert_eq!((device.world().opens, device.world().closes), (2, 2));
+    let world = device.world();
+    assert_eq!((world.opens, world.closes), (2, 2));
 }
 
 #[test]
@@ -406,9 +413,7 @@ fn a_driver_that_hangs_is_given_up_after_a_bounded_wait() {
     let device = Shared::new();
     device.world().faults.insert(4, Fault::Hangs);
     breaks_and_begins_anew(&device, "hangs", "1 pictures are inside");
-    let waited = device.world().silent_ms;
-    let most = STALL_MS + 4 * HOLDS_BACK_MS;
-    assert!((STALL_MS..=most).contains(&waited), "{waited} ms");
+    assert_eq!(device.world().silent_ms, STALL_MS);
 }
 
 #[test]
