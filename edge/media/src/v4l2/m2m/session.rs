@@ -10,8 +10,9 @@
 //!
 //! **Waiting.** After each picture is queued its coded one is waited for: nothing else is there to
 //! do, and the evidence is whole at every instant. A driver that wants more pictures before it gives
-//! the first is found out by waiting [`HOLDS_BACK_MS`] in vain, before that first one came out, and
-//! may keep one more inside. Otherwise [`STALL_MS`] without any buffer is a failure.
+//! the first, or that swallows one, is found out by waiting [`HOLDS_BACK_MS`] in vain, and from then
+//! on may keep one more inside. With all its buffers in use, [`STALL_MS`] without any buffer is a
+//! failure.
 
 use std::collections::VecDeque;
 
@@ -86,8 +87,6 @@ pub(super) struct Session {
     inside: VecDeque<i64>,
     /// How many may be inside without being waited for.
     lag: usize,
-    /// A picture came out: how many the driver keeps is known.
-    knows_lag: bool,
     /// The last one of a drained stream came out.
     ended: bool,
     out: VecDeque<Coded>,
@@ -117,7 +116,6 @@ impl Session {
             refused,
             inside: VecDeque::new(),
             lag: 0,
-            knows_lag: false,
             ended: false,
             out: VecDeque::new(),
             lost: 0,
@@ -218,8 +216,7 @@ impl Session {
         let mut waited_ms = 0;
         while self.inside.len() > self.lag {
             self.wait(&mut waited_ms)?;
-            let may_keep = !self.knows_lag && self.lag + 1 < self.raws.len();
-            if waited_ms >= HOLDS_BACK_MS && may_keep {
+            if waited_ms >= HOLDS_BACK_MS && self.lag + 1 < self.raws.len() {
                 (self.lag, waited_ms) = (self.lag + 1, 0);
                 tracing::info!(device = %self.device(), pictures = self.lag, "the encoder holds pictures back");
             } else if waited_ms >= STALL_MS {
@@ -318,7 +315,6 @@ impl Session {
                 return Err(self.broken(what));
             };
             self.lost += self.inside.drain(..=place).count() as u64 - 1;
-            self.knows_lag = true;
         }
         self.out.push_back(Coded {
             stamp_us: done.stamp_us,
