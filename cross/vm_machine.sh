@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Makes the ARM machine that cross/vm.sh boots, in $CACHE/vm: Debian's arm64 kernel (`vmlinuz`) and
 # what its first file system holds whatever is tested (`base.cpio`): busybox, the C library,
-# v4l2-ctl, and the modules of the test camera, in the order in which they are inserted.
+# v4l2-ctl, and the modules of the test camera and the test encoder, in the order in which they are
+# inserted.
+#
+# Debian builds no test encoder (`CONFIG_VIDEO_VICODEC is not set`): it is built here, out of tree,
+# from Debian's source of that very kernel.
 #
 # The packages are fetched with apt-get from the sources and keys this machine has, as for arm64,
 # with a state of their own: the machine's is left alone. What can't be had, and why, is left in
@@ -12,8 +16,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 # Raise it when this script makes something else.
-EDITION=2
-MODULES="vivid uvcvideo vhci-hcd virtio_pci virtio_net virtio_console"
+EDITION=3
+MODULES="vivid uvcvideo vhci-hcd virtio_pci virtio_net virtio_console v4l2_mem2mem"
 
 main() {
     if [ "$(cat "$VM/made" 2>/dev/null)" = "$EDITION" ]; then return; fi
@@ -50,14 +54,44 @@ fetch() {
         missing "this machine's package sources have no linux-image-arm64 (Ubuntu keeps arm64 on other hosts)"
     (cd "$WORK/kernel" && apt-get "${APT[@]}" download "$kernel") ||
         missing "$kernel could not be fetched"
+    # To build a module: what was configured, for arm64; the source; the tools, which run here.
+    (cd "$WORK/kernel" && apt-get "${APT[@]}" download "${kernel/image/headers}" \
+        "$(common_of "$kernel")" "linux-source-$(series_of "$kernel")" &&
+        apt-get -q -o Dir::Log="$WORK/apt" download "linux-kbuild-$(series_of "$kernel")") ||
+        missing "the headers, source and tools of $kernel could not be fetched"
     # With all the libraries that they need.
     apt-get "${APT[@]}" install -y --no-install-recommends --download-only \
         busybox-static v4l-utils || missing "busybox-static or v4l-utils for arm64 could not be fetched"
 }
 
+# linux-image-6.1.0-56-arm64: linux-headers-6.1.0-56-common, and 6.1.
+common_of() {
+    local name=${1/image/headers}
+    printf '%s\n' "${name%-arm64}-common"
+}
+series_of() { printf '%s\n' "$1" | sed -n 's/^linux-image-\([0-9]*\.[0-9]*\)\..*/\1/p'; }
+
+# The test encoder, built out of tree; `vicodec.ko` in $WORK.
+vicodec() {
+    local version=$1 build="$WORK/build" headers deb source=drivers/media/test-drivers/vicodec
+    mkdir -p "$build"
+    for deb in "$WORK"/kernel/linux-headers-*.deb "$WORK"/kernel/linux-kbuild-*.deb; do
+        dpkg -x "$deb" "$build"
+    done
+    headers="$build/usr/src/linux-headers-$version"
+    sed -i "s#/usr/src/linux-headers#$build/usr/src/linux-headers#g" "$headers/Makefile"
+    dpkg --fsys-tarfile "$WORK"/kernel/linux-source-*.deb |
+        tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
+        tar -xJ -C "$build" --strip-components=1 --wildcards "linux-source-*/$source/*"
+    make -s -C "$headers" M="$build/$source" ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- \
+        CONFIG_VIDEO_VICODEC=m modules >"$WORK/vicodec.log" 2>&1 ||
+        missing "vicodec could not be built: $(tail -n 3 "$WORK/vicodec.log" | tr '\n' ' ')"
+    aarch64-linux-gnu-strip --strip-debug -o "$WORK/vicodec.ko" "$build/$source/vicodec.ko"
+}
+
 unpack() {
     local deb version root="$WORK/root" modules module
-    dpkg -x "$WORK"/kernel/*.deb "$WORK/k"
+    dpkg -x "$WORK"/kernel/linux-image-*.deb "$WORK/k"
     for deb in "$WORK"/apt/archives/*.deb; do dpkg -x "$deb" "$WORK/all"; done
     version=$(basename "$WORK"/k/boot/vmlinuz-*)
     version=${version#vmlinuz-}
@@ -78,6 +112,9 @@ unpack() {
         cp "$module" "$root/lib/modules/"
         basename "$module" >>"$root/lib/modules/order"
     done
+    vicodec "$version"
+    cp "$WORK/vicodec.ko" "$root/lib/modules/"
+    echo vicodec.ko >>"$root/lib/modules/order"
     grep -q '^vivid\.ko' "$root/lib/modules/order" || missing "Debian's kernel $version has no vivid"
     (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$WORK/base.cpio"
 }

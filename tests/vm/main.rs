@@ -1,5 +1,5 @@
-//! An ARM machine with a real V4L2 driver: Debian's arm64 kernel with the test camera `vivid`,
-//! under qemu. `cross/vm.sh` builds what runs inside and then these tests; each scenario of
+//! An ARM machine with real V4L2 drivers: Debian's arm64 kernel with the test camera `vivid` and the
+//! test encoder `vicodec`, under qemu. `cross/vm.sh` builds what runs inside and then these tests; each scenario of
 //! `tests/vm/probe` is one test here.
 //!
 //! The machine is booted once for all scenarios that need no network, with a clock that counts
@@ -59,4 +59,5 @@ scenarios! {
     a_dead_stream_is_begun_again
     a_stalled_camera_is_opened_again
     a_pulled_camera_gives_frames_again_within_three_seconds
+    the_boards_encoder_gives_every_picture_back_with_its_time
 }

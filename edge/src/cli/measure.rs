@@ -209,8 +209,9 @@ pub fn measure(asked: &Asked, extractors: &mut [Loaded]) -> Result<Measured, Mea
                     // A live source knows this no sooner.
                     looker.encoder = asked
                         .encode
+                        .as_ref()
                         .filter(|_| !is_encoded)
-                        .map(|(kind, options)| kind.build(options));
+                        .map(|(kind, options)| kind.build(options.clone()));
                 }
                 if let Err(e) = looker.look(&frame) {
                     break Err(e);

@@ -16,7 +16,8 @@ use visualpath_platform::MAX_DEPENDS;
 use super::conform::names;
 use super::diagnostic::Diagnostic;
 use super::model::{
-    Auto, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind, TraceLevel,
+    Auto, ClipEncoder, Config, DropPolicy, ExtractorConfig, Isolation, PathConfig, SinkKind,
+    TraceLevel,
 };
 use super::schema::{property, schema};
 use super::tree::{Node, Origin, Step, Value, join, parse_path};
@@ -45,6 +46,7 @@ pub fn check(config: &Config, tree: &Node, written: &Node, out: &mut Vec<Diagnos
     check.masks();
     check.paths();
     check.fusions();
+    check.clip();
     check.mqtt();
     check.observability();
     check.unused();
@@ -62,6 +64,21 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn clip(&mut self) {
+        let clip = &self.config.clip;
+        if clip.encoder == ClipEncoder::OpenH264Lib && clip.openh264_library.is_none() {
+            let origin = self.origin("clip.encoder");
+            let found = Diagnostic::error(
+                &origin,
+                "clip.encoder",
+                "`openh264-lib` needs clip.openh264_library, which is not set",
+            );
+            self.push(
+                found.hint("it names Cisco's own binary of OpenH264, which openh264.org has"),
+            );
+        }
+    }
+
     fn origin(&self, key: &str) -> Origin {
         self.tree.origin_of(&parse_path(key)).clone()
     }

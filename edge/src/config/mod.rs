@@ -37,11 +37,12 @@ pub use last_good::{LastGoodError, Start, last_good_file, load_or_last_good, sav
 pub use layers::{LoadOptions, find_default};
 pub use machine::Machine;
 pub use model::{
-    Auto, ClipCodec, ClipConfig, ClipDelivery, Config, ControlSetting, DropPolicy, ExpectedTrigger,
-    ExtractorConfig, Fallback, FusionConfig, FusionSettings, FusionWorker, Isolation, MaskConfig,
-    MessagePixels, MqttConfig, ObservabilityConfig, OneOrMany, PathConfig, RuleConfig, RuleTest,
-    RulesConfig, SandboxConfig, SinkConfig, SinkKind, SourceConfig, SourceFormat, SourceKind,
-    StreamTransport, TraceLevel, Transport, Trust, WatchConfig, ZoneConfig,
+    Auto, ClipCodec, ClipConfig, ClipDelivery, ClipEncoder, Config, ControlSetting, DropPolicy,
+    ExpectedTrigger, ExtractorConfig, Fallback, FusionConfig, FusionSettings, FusionWorker,
+    Isolation, MaskConfig, MessagePixels, MqttConfig, ObservabilityConfig, OneOrMany, PathConfig,
+    RuleConfig, RuleTest, RulesConfig, SandboxConfig, SinkConfig, SinkKind, SourceConfig,
+    SourceFormat, SourceKind, StreamTransport, TraceLevel, Transport, Trust, WatchConfig,
+    ZoneConfig,
 };
 pub use schema::{KeyInfo, SECTIONS, keys, schema};
 pub use show::{ShownKey, show, show_text};

@@ -437,6 +437,23 @@ pub enum ClipDelivery {
     Off,
 }
 
+/// What makes H.264.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum ClipEncoder {
+    /// The board's encoder where it has one, else OpenH264.
+    #[default]
+    Auto,
+    /// The board's encoder; that OpenH264 has to stand in for it is a warning.
+    Hardware,
+    /// OpenH264, built from source.
+    OpenH264,
+    /// OpenH264, Cisco's own binary (`clip.openh264_library`), never the one built from source.
+    #[serde(rename = "openh264-lib")]
+    OpenH264Lib,
+}
+
 /// Clips around triggers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -445,6 +462,16 @@ pub struct ClipConfig {
     pub dir: PathBuf,
     /// Encoding.
     pub codec: ClipCodec,
+    /// What makes H.264.
+    pub encoder: ClipEncoder,
+    /// Cisco's own binary of OpenH264, as `libopenh264-2.6.0-linux-arm64.8.so`. With it the one
+    /// built from source encodes no clip unless `encoder = "openh264"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/var/lib/visualpath/libopenh264.so"]))]
+    pub openh264_library: Option<PathBuf>,
+    /// Threads that OpenH264 may take.
+    #[schemars(range(min = 1, max = 4))]
+    pub threads: u16,
     /// Encoded video kept in memory per source, so that a clip can begin before its event.
     #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64))]
     pub ring_bytes: u64,
@@ -468,6 +495,9 @@ impl Default for ClipConfig {
         Self {
             dir: "clips".into(),
             codec: ClipCodec::Auto,
+            encoder: ClipEncoder::Auto,
+            openh264_library: None,
+            threads: 1,
             ring_bytes: 64 << 20,
             gop_s: 2.0,
             bitrate: Auto::Auto,

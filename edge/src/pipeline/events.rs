@@ -600,7 +600,7 @@ impl Events {
         let Some(trouble) = self
             .store
             .get()
-            .and_then(|s| s.trouble().map(str::to_owned))
+            .and_then(|c| c.store.trouble().map(str::to_owned))
         else {
             return;
         };

@@ -7,11 +7,11 @@ use visualpath_core::{Clock, Name, Trigger};
 use visualpath_media::clip::{
     After, Beside, ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions, Unheard,
 };
-use visualpath_media::encode::{Bitrate, EncoderKind};
+use visualpath_media::encode::{Bitrate, EncoderKind, H264Encoder, H264Options};
 
 use super::StartError;
 use super::build::Pace;
-use crate::config::{ClipCodec, ClipDelivery, Config};
+use crate::config::{ClipCodec, ClipDelivery, ClipEncoder, Config};
 
 /// Frames that may wait for the encoder.
 pub const QUEUE: usize = 4;
@@ -50,7 +50,7 @@ pub fn store(config: &Config) -> Result<(Clips, Vec<Unheard>), StartError> {
         still: config.clip.still,
         copy: config.clip.deliver == ClipDelivery::Auto,
     };
-    let after = match After::start(&store, beside) {
+    let after = match After::start(&store, beside, h264(config)) {
         Ok(after) => Some(after),
         Err(e) => {
             tracing::warn!(error = %e, "no thread for stills and copies: clips are without");
@@ -83,6 +83,13 @@ pub fn start(
     options.bitrate = bitrate(config);
     options.fps = pace.fps.unwrap_or(options.fps);
     options.codec = encoder_kind(config);
+    options.h264 = h264(config);
+    if options.codec == EncoderKind::H264 {
+        options
+            .h264
+            .check()
+            .map_err(|e| StartError::config("clip.openh264_library", &e.to_string()))?;
+    }
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {
@@ -98,6 +105,20 @@ pub fn encoder_kind(config: &Config) -> EncoderKind {
     match config.clip.codec {
         ClipCodec::Auto | ClipCodec::H264 => EncoderKind::H264,
         ClipCodec::Mjpeg => EncoderKind::Mjpeg,
+    }
+}
+
+/// By what H.264 is made.
+pub fn h264(config: &Config) -> H264Options {
+    H264Options {
+        encoder: match config.clip.encoder {
+            ClipEncoder::Auto => H264Encoder::Auto,
+            ClipEncoder::Hardware => H264Encoder::Hardware,
+            ClipEncoder::OpenH264 => H264Encoder::OpenH264,
+            ClipEncoder::OpenH264Lib => H264Encoder::OpenH264Lib,
+        },
+        library: config.clip.openh264_library.clone(),
+        threads: config.clip.threads,
     }
 }
 

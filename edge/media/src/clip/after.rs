@@ -23,7 +23,8 @@ use super::store::{ClipStore, StoreError, io_error};
 use super::{ClipResult, ClipState};
 use crate::decode::{self, DecodeError, Decoder};
 use crate::encode::{
-    Bitrate, Codec, CodecParams, EncodeError, Encoder, EncoderKind, EncoderOptions, Packet,
+    Bitrate, Codec, CodecParams, EncodeError, Encoder, EncoderKind, EncoderOptions, H264Options,
+    Packet,
 };
 use crate::mp4::{Left, Mp4Error, Mp4Writer, ReadAt};
 
@@ -77,17 +78,18 @@ pub struct After {
 }
 
 impl After {
-    /// Starts the thread of `store`, and gives it the clips that lack something.
+    /// Starts the thread of `store`, and gives it the clips that lack something. Copies are made by
+    /// `h264`.
     ///
     /// # Errors
     /// The system gave no thread.
-    pub fn start(store: &Arc<ClipStore>, beside: Beside) -> io::Result<Self> {
+    pub fn start(store: &Arc<ClipStore>, beside: Beside, h264: H264Options) -> io::Result<Self> {
         let (jobs, queue) = bounded(WAITING);
         let stop = StopFlag::new();
         let (of, stopping) = (Arc::downgrade(store), stop.clone());
         let thread = std::thread::Builder::new()
             .name("clip-after".into())
-            .spawn(move || work(&of, beside, &queue, &stopping))?;
+            .spawn(move || work(&of, (beside, &h264), &queue, &stopping))?;
         for stem in store.lacking_beside(beside) {
             if jobs.try_send(stem).is_err() {
                 break;
@@ -147,7 +149,12 @@ fn stem_of(file: &str) -> Option<&str> {
     Some(&stem[day..])
 }
 
-fn work(store: &Weak<ClipStore>, beside: Beside, jobs: &Receiver<String>, stop: &StopFlag) {
+fn work(
+    store: &Weak<ClipStore>,
+    (beside, h264): (Beside, &H264Options),
+    jobs: &Receiver<String>,
+    stop: &StopFlag,
+) {
     // Of this thread: Linux has a priority per thread.
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(error = %e, "stills and copies are made at normal priority");
@@ -156,7 +163,7 @@ fn work(store: &Weak<ClipStore>, beside: Beside, jobs: &Receiver<String>, stop: 
         let Some(store) = store.upgrade().filter(|_| !stop.is_set()) else {
             return;
         };
-        if let Err(error) = store.make_beside(&stem, beside, stop)
+        if let Err(error) = store.make_beside(&stem, (beside, h264), stop)
             && !matches!(error, AfterError::Stopped)
         {
             tracing::warn!(clip = %stem, %error, "a clip has no still, or no copy for browsers");
@@ -243,7 +250,12 @@ impl ClipStore {
         stems.map(|(stem, _)| stem.clone()).collect()
     }
 
-    fn make_beside(&self, stem: &str, beside: Beside, stop: &StopFlag) -> Result<(), AfterError> {
+    fn make_beside(
+        &self,
+        stem: &str,
+        (beside, h264): (Beside, &H264Options),
+        stop: &StopFlag,
+    ) -> Result<(), AfterError> {
         let path = self.root.join(format!("{stem}.mp4"));
         // Deleted meanwhile.
         if !self.disk.exists(&path).unwrap_or(false) {
@@ -260,7 +272,7 @@ impl ClipStore {
             self.write_beside(stem, "jpg", &jpeg)?;
         }
         if beside.copy && pictures.params.codec == Codec::Mjpeg && !has("h264.mp4")? {
-            let copy = copy(&pictures, stop)?;
+            let copy = copy(&pictures, h264.clone(), stop)?;
             self.write_beside(stem, "h264.mp4", &copy)?;
         }
         Ok(())
@@ -300,7 +312,7 @@ fn still(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError
     }
     let key = (0..=best).rev().find(|n| pictures.samples[*n].is_key);
     let mut decoder = decode::open(&pictures.params, 1)?;
-    let mut encoder = EncoderKind::Mjpeg.build(options(pictures));
+    let mut encoder = EncoderKind::Mjpeg.build(options(pictures, H264Options::default()));
     let (mut pixels, mut jpeg, wanted_ns) = (Vec::new(), Vec::new(), shown(&best));
     let mut take = |meta: FrameMeta, pixels: &[u8]| {
         if meta.t_ns < wanted_ns {
@@ -335,7 +347,7 @@ fn still(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError
     Ok(jpeg.data.to_vec())
 }
 
-fn options(pictures: &Pictures<'_>) -> EncoderOptions {
+fn options(pictures: &Pictures<'_>, h264: H264Options) -> EncoderOptions {
     let seconds = match (pictures.samples.first(), pictures.samples.last()) {
         (Some(first), Some(last)) => (last.dts_ns - first.dts_ns) as f64 / 1e9,
         _ => 0.0,
@@ -348,13 +360,18 @@ fn options(pictures: &Pictures<'_>) -> EncoderOptions {
         gop_ns: GOP_NS,
         bitrate: Bitrate::Auto,
         fps,
+        h264,
     }
 }
 
 /// The same pictures as H.264, a plain file.
-fn copy(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError> {
+fn copy(
+    pictures: &Pictures<'_>,
+    h264: H264Options,
+    stop: &StopFlag,
+) -> Result<Vec<u8>, AfterError> {
     let mut decoder = decode::open(&pictures.params, 1)?;
-    let mut encoder: Box<dyn Encoder> = EncoderKind::H264.build(options(pictures));
+    let mut encoder: Box<dyn Encoder> = EncoderKind::H264.build(options(pictures, h264));
     let (mut pixels, mut packets) = (Vec::new(), Vec::new());
     let (start_ns, end_ns) = (pictures.head.start_ns, pictures.head.asked.request.end_ns);
     for n in 0..pictures.samples.len() {

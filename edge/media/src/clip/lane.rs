@@ -16,7 +16,7 @@ use super::open::failed;
 use super::store::ClipStore;
 use super::writer::{Command, Evidence, Writer};
 use super::{ClipEnd, ClipRequest, ClipResult};
-use crate::encode::{Bitrate, Encoder, EncoderKind, EncoderOptions, Packet};
+use crate::encode::{Bitrate, Encoder, EncoderKind, EncoderOptions, H264Options, Packet};
 use crate::ring::{GapCause, Ring, RingState};
 
 /// Packets between the threads: what a disk that does not answer may hold up before the encoder,
@@ -36,6 +36,8 @@ pub struct LaneOptions {
     pub ring_bytes: usize,
     /// What frames are encoded with, of a source that gives no packets.
     pub codec: EncoderKind,
+    /// By what H.264 is made, and with how many threads.
+    pub h264: H264Options,
     /// Longest time between key pictures that are encoded here, and length of the ring's GOPs where
     /// every picture is a key.
     pub gop_s: f64,
@@ -59,6 +61,7 @@ impl LaneOptions {
             realtime: true,
             ring_bytes: 64 << 20,
             codec: EncoderKind::H264,
+            h264: H264Options::default(),
             gop_s: 2.0,
             bitrate: Bitrate::Auto,
             fps: 30.0,
@@ -85,6 +88,7 @@ impl LaneOptions {
             gop_ns: self.gop_ns(),
             bitrate: self.bitrate,
             fps: self.fps,
+            h264: self.h264.clone(),
         })
     }
 }
@@ -277,7 +281,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl EvidenceLane {
-    /// Starts the lane with the software encoder. `report` is called with every result, on the clip
+    /// Starts the lane with the encoder that the options name. `report` is called with every result, on the clip
     /// thread (or on the caller's, for a request that comes too late); it should only hand it on.
     ///
     /// # Errors

@@ -22,15 +22,15 @@ use yuv::{
 };
 
 /// Three planes of a picture.
-pub(super) struct Picture<'a> {
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) planes: [&'a [u8]; 3],
-    pub(super) strides: [usize; 3],
+pub(crate) struct Picture<'a> {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) planes: [&'a [u8]; 3],
+    pub(crate) strides: [usize; 3],
 }
 
 /// What the planes of a picture with this layout mean.
-pub(super) fn meaning(layout: &ImageLayout) -> ColorSpec {
+pub(crate) fn meaning(layout: &ImageLayout) -> ColorSpec {
     match layout.format {
         PixelFormat::Grey => ColorSpec {
             matrix: ColorMatrix::Bt601,
@@ -45,7 +45,7 @@ pub(super) fn meaning(layout: &ImageLayout) -> ColorSpec {
 }
 
 /// Makes the planes of pictures with one layout.
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     layout: ImageLayout,
     width: usize,
     height: usize,
@@ -54,12 +54,12 @@ pub(super) struct Canvas {
 
 impl Canvas {
     /// Planes of the picture's own size.
-    pub(super) fn exact(layout: &ImageLayout) -> Self {
+    pub(crate) fn exact(layout: &ImageLayout) -> Self {
         Self::sized(layout, layout.width as usize, layout.height as usize)
     }
 
     /// Planes of an even size that is not below `least`: missing columns and rows repeat the last.
-    pub(super) fn even(layout: &ImageLayout, least: usize) -> Self {
+    pub(crate) fn even(layout: &ImageLayout, least: usize) -> Self {
         let even = |n: u32| (n as usize).next_multiple_of(2).max(least);
         Self::sized(layout, even(layout.width), even(layout.height))
     }
@@ -78,6 +78,11 @@ impl Canvas {
             }
         }
         canvas
+    }
+
+    /// Pixels across and down of the planes it makes.
+    pub(crate) fn dimensions(&self) -> (usize, usize) {
+        (self.width, self.height)
     }
 
     /// Samples across and down of a plane.
@@ -100,7 +105,7 @@ impl Canvas {
     }
 
     /// The planes of one picture; `None` if `pixels` is shorter than its layout says.
-    pub(super) fn picture<'a>(&'a mut self, pixels: &'a [u8]) -> Option<Picture<'a>> {
+    pub(crate) fn picture<'a>(&'a mut self, pixels: &'a [u8]) -> Option<Picture<'a>> {
         if pixels.len() < self.layout.bytes() || self.layout.width == 0 || self.layout.height == 0 {
             return None;
         }

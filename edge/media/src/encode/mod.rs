@@ -1,12 +1,18 @@
 //! Frames to packets: what an encoder is, what it makes, and how many bits it may spend.
 //!
-//! The software encoders are [`OpenH264`] and [`Mjpeg`]; both take every pixel format. A hardware one
-//! (V4L2 M2M) answers later than it is asked, which is why an encoder pushes packets into a list
-//! instead of returning one.
+//! ```text
+//! EncoderKind ─┬─ H264 ─┬─ the board's (V4L2 M2M: `v4l2/m2m`)
+//!              │        └─ OpenH264 ── built from source, or Cisco's own binary
+//!              └─ Mjpeg
+//! ```
+//!
+//! All take every pixel format. A hardware encoder may answer later than it is asked, which is why
+//! an encoder pushes packets into a list instead of returning one.
 //!
 //! Packets also come from a device that encodes by itself: those are evidence as they are.
 
-mod i420;
+mod h264;
+pub(crate) mod i420;
 mod mjpeg;
 mod openh264;
 
@@ -16,9 +22,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use visualpath_core::{ColorSpec, FrameMeta};
 
+pub use self::h264::{H264, H264Encoder, H264Options, hardware_encoder};
 pub use self::mjpeg::Mjpeg;
 pub use self::openh264::OpenH264;
 use crate::ring::PACKET_OVERHEAD;
+#[cfg(feature = "v4l2")]
+#[doc(hidden)]
+pub use crate::source::v4l2::{Trial, TrialPacket};
 
 /// How packets are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,6 +170,32 @@ pub enum EncodeError {
         /// What the library said.
         message: String,
     },
+    /// Cisco's binary of OpenH264 can't be used.
+    #[error(
+        "OpenH264's library `{}` can't be used: {message}; clip.openh264_library must name Cisco's own binary \
+         (openh264.org has it; it may be downloaded on the device only), or set clip.encoder = \"openh264\"",
+        .path.display()
+    )]
+    OpenH264Library {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The board has no encoder for this.
+    #[error("there is no hardware encoder: {message}")]
+    NoHardware {
+        /// What was looked for.
+        message: String,
+    },
+    /// The hardware encoder failed. What it had not given back is lost.
+    #[error("the hardware encoder failed at frame {frame_id}: {message}")]
+    Hardware {
+        /// The frame.
+        frame_id: u64,
+        /// The device, and what it said.
+        message: String,
+    },
     /// The JPEG library failed.
     #[error("libjpeg-turbo failed at frame {frame_id}: {message}")]
     Jpeg {
@@ -171,7 +207,11 @@ pub enum EncodeError {
 }
 
 /// Whether a frame can be taken after one at `last_ns`.
-fn check(meta: &FrameMeta, pixels: &[u8], last_ns: Option<i64>) -> Result<(), EncodeError> {
+pub(crate) fn check(
+    meta: &FrameMeta,
+    pixels: &[u8],
+    last_ns: Option<i64>,
+) -> Result<(), EncodeError> {
     let (frame_id, t_ns) = (meta.frame_id, meta.t_ns);
     let (have, need) = (pixels.len(), meta.layout.bytes());
     if have < need || meta.layout.width == 0 || meta.layout.height == 0 {
@@ -208,20 +248,31 @@ pub trait Encoder: Send {
         packets: &mut Vec<Packet>,
     ) -> Result<(), EncodeError>;
 
+    /// Frames it took and has given no packet of yet; those of [`Encoder::take_lost`] not counted.
+    fn inside(&self) -> u64 {
+        0
+    }
+
+    /// Frames it took, with success, that will never be packets; since this was last asked.
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
     /// The next packet must be a key packet: what it would refer to is not in the ring before it.
     fn restart(&mut self);
 
-    /// Appends what is still inside. Called once, at the end.
+    /// Appends what is still inside. Called at the end, and when frames stop coming; the next frame
+    /// begins a new stream.
     ///
     /// # Errors
     /// What was inside is lost.
     fn flush(&mut self, packets: &mut Vec<Packet>) -> Result<(), EncodeError>;
 }
 
-/// Which software encoder to use.
+/// Which codec frames are encoded with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EncoderKind {
-    /// [`OpenH264`].
+    /// [`H264`].
     #[default]
     H264,
     /// [`Mjpeg`]: a fraction of the CPU time and many times the bytes.
@@ -232,7 +283,7 @@ impl EncoderKind {
     /// An encoder of this kind.
     pub fn build(self, options: EncoderOptions) -> Box<dyn Encoder> {
         match self {
-            Self::H264 => Box::new(OpenH264::new(options)),
+            Self::H264 => Box::new(H264::new(options)),
             Self::Mjpeg => Box::new(Mjpeg::new(options)),
         }
     }
@@ -288,7 +339,7 @@ impl Bitrate {
 }
 
 /// Options of an encoder.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EncoderOptions {
     /// Longest time between key packets, in source time, nanoseconds.
     pub gop_ns: i64,
@@ -296,6 +347,8 @@ pub struct EncoderOptions {
     pub bitrate: Bitrate,
     /// The source's nominal rate, a hint for the bit rate only: time stamps are the frames' own.
     pub fps: f64,
+    /// By what H.264 is made, and with how many threads.
+    pub h264: H264Options,
 }
 
 impl Default for EncoderOptions {
@@ -304,6 +357,7 @@ impl Default for EncoderOptions {
             gop_ns: 2 * visualpath_core::NS_PER_S,
             bitrate: Bitrate::Auto,
             fps: 30.0,
+            h264: H264Options::default(),
         }
     }
 }

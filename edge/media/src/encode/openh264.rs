@@ -1,4 +1,5 @@
-//! The software encoder: Cisco's OpenH264, built from source, one thread, no dropped picture.
+//! The software encoder: Cisco's OpenH264, built from source or Cisco's own binary, no dropped
+//! picture.
 //!
 //! - **Time.** Frames keep their own time stamps. Rate control runs by them (`RC_TIMESTAMP_MODE`),
 //!   so a variable frame rate spends the bits per second that were asked for; frame skipping is off.
@@ -11,8 +12,14 @@
 //!   below 16.
 //! - **Colour.** The VUI says what `ColorSpec` says: BT.601 or BT.709, limited or full range. Grey
 //!   frames are full-range BT.601 with neutral chroma, RGB becomes limited-range BT.601.
+//! - **Threads.** One, or as many as are asked for: then a picture is cut into that many parts, and
+//!   into slices of at most [`SLICE_BYTES`], since the library gives each thread slices of its own.
+//!   The bytes are others, but the same on every run.
+//! - **Whose binary.** [`load`]: the patent licence that Cisco pays for covers only the binary that
+//!   Cisco built. Its file must be one whose SHA-256 the crate `openh264` knows.
 //! - **Profile.** Constrained Baseline: no reordering, so pts = dts, and every decoder takes it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,13 +33,44 @@ use openh264::formats::YUVSource;
 use visualpath_core::{ColorMatrix, ColorRange, ColorSpec, FrameMeta, ImageLayout, NS_PER_MS};
 
 use super::i420::{self, Canvas, Picture};
-use super::{Codec, CodecParams, EncodeError, Encoder, EncoderOptions, Packet, check};
+use super::{Codec, CodecParams, EncodeError, Encoder, EncoderOptions, H264Options, Packet, check};
 
 /// H.264 table 7-1.
 const NAL_SPS: u8 = 7;
 const NAL_PPS: u8 = 8;
 /// Smaller pictures are padded: the library refuses a side below one macroblock.
 const SMALLEST_SIDE: usize = 16;
+/// Largest slice where several threads encode.
+const SLICE_BYTES: u32 = 60_000;
+
+/// OpenH264 as asked for.
+pub(super) fn load(options: &H264Options) -> Result<OpenH264API, EncodeError> {
+    match options.binary() {
+        None => Ok(OpenH264API::from_source()),
+        Some(path) => binary(path).map_err(|message| EncodeError::OpenH264Library {
+            path: path.to_owned(),
+            message,
+        }),
+    }
+}
+
+#[cfg(feature = "openh264-lib")]
+fn binary(path: &Path) -> Result<OpenH264API, String> {
+    if path.as_os_str().is_empty() {
+        return Err("clip.openh264_library is not set".to_owned());
+    }
+    OpenH264API::from_blob_path(path).map_err(|e| match e {
+        openh264_sys2::Error::InvalidHash(sum) => {
+            format!("it is none of the files that Cisco built, as far as this build knows them (its sha256 is {sum})")
+        }
+        e => e.to_string(),
+    })
+}
+
+#[cfg(not(feature = "openh264-lib"))]
+fn binary(_path: &Path) -> Result<OpenH264API, String> {
+    Err("this build can't load it (feature `openh264-lib`; clip.openh264_library)".to_owned())
+}
 
 /// See the module's text.
 pub struct OpenH264 {
@@ -70,7 +108,10 @@ impl OpenH264 {
 
 impl Encoder for OpenH264 {
     fn name(&self) -> String {
-        "openh264 (software, built from source)".to_owned()
+        match self.options.h264.binary() {
+            Some(path) => format!("openh264 (software, {})", path.display()),
+            None => "openh264 (software, built from source)".to_owned(),
+        }
     }
 
     fn encode(
@@ -120,7 +161,8 @@ impl Stream {
         };
         #[expect(clippy::cast_possible_truncation, reason = "1 to 60")]
         let fps = fps as f32;
-        let config = EncoderConfig::new()
+        let threads = options.h264.threads.clamp(1, H264Options::MAX_THREADS);
+        let mut config = EncoderConfig::new()
             .bitrate(BitRate::from_bps(bits))
             .max_frame_rate(FrameRate::from_hz(fps))
             .rate_control_mode(RateControlMode::Timestamp)
@@ -130,9 +172,12 @@ impl Stream {
             .scene_change_detect(false)
             .sps_pps_strategy(SpsPpsStrategy::ConstantId)
             .intra_frame_period(IntraFramePeriod::from_num_frames(0))
-            .num_threads(1)
+            .num_threads(threads)
             .vui(vui);
-        let library = Library::with_api_config(OpenH264API::from_source(), config)
+        if threads > 1 {
+            config = config.max_slice_len(SLICE_BYTES);
+        }
+        let library = Library::with_api_config(load(&options.h264)?, config)
             .map_err(|e| library_error(meta, &e))?;
         Ok(Self {
             library,
@@ -367,6 +412,31 @@ mod tests {
             assert_eq!((a.pts_ns, a.is_key), (b.pts_ns, b.is_key));
             assert_eq!(a.data, b.data, "at {}", a.pts_ns);
             assert_eq!(a.params, b.params);
+        }
+    }
+
+    #[test]
+    fn several_threads_give_the_same_bytes_on_every_run_and_lose_no_picture() {
+        let times: Vec<i64> = (0..12).map(|i| i * 40_000_000).collect();
+        let layout = layout(640, 480);
+        let with = |threads| {
+            let mut options = EncoderOptions::default();
+            options.h264.threads = threads;
+            run(layout, &times, options)
+        };
+        let one = with(1);
+        for threads in [2, 4, 9] {
+            let (a, b) = (with(threads), with(threads));
+            let bytes = |p: &[Packet]| p.iter().map(|p| p.data.clone()).collect::<Vec<_>>();
+            assert_eq!(bytes(&a), bytes(&b), "{threads} threads");
+            assert_ne!(bytes(&a), bytes(&one), "{threads} threads are used");
+            let mut decoder = crate::decode::open(&a[0].params, 1).unwrap();
+            for packet in &a {
+                decoder.push(packet).unwrap();
+                let picture = decoder.ready().unwrap().unwrap();
+                assert_eq!(picture.frame_id, packet.frame_id);
+                decoder.skip();
+            }
         }
     }
 

@@ -343,7 +343,7 @@ fn planes_of(caps: u32, driver: &str) -> Result<Planes, &'static str> {
     Ok(if multi { Planes::Multi } else { Planes::Single })
 }
 
-fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
+pub(super) fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
     if multi {
         // SAFETY: the variant of the type; integers. The structure is packed: copied.
         let pix = unsafe { format.fmt.pix_mp };
@@ -392,7 +392,7 @@ fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
 }
 
 /// The interval of a rate, as a fraction drivers recognise: 1/30 and 1001/30000, not 333333/10⁷.
-fn interval(fps: f64) -> raw::v4l2_fract {
+pub(super) fn interval(fps: f64) -> raw::v4l2_fract {
     let near = |numerator: u32| {
         let denominator = (fps * f64::from(numerator)).round();
         let off = (denominator / f64::from(numerator) - fps).abs();

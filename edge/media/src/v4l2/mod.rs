@@ -9,7 +9,7 @@
 //! CaptureDevice (device) ◀── kernel, listing ── sys: the calls
 //! ```
 //!
-//! `look` is what [`crate::devices`] says of the machine's cameras. Why it is like this:
+//! `m2m` is the other thing V4L2 has here: the board's video encoder. `look` is what [`crate::devices`] says of the machine's cameras. Why it is like this:
 //! `docs/design/capture.md`.
 
 mod bus;
@@ -19,6 +19,7 @@ mod identity;
 mod kernel;
 mod listing;
 mod look;
+mod m2m;
 mod negotiate;
 mod packets;
 mod rate;
@@ -36,4 +37,6 @@ mod sys;
 mod tests;
 
 pub(crate) use look::{camera, cameras, probe_memory, set_control};
+pub(crate) use m2m::{M2mEncoder, hardware_encoder};
+pub use m2m::{Trial, TrialPacket};
 pub(crate) use source::CameraSource;

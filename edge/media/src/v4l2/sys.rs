@@ -45,13 +45,16 @@ pub(super) const STREAMON: Request<libc::c_int> = request(WRITE, 18);
 pub(super) const STREAMOFF: Request<libc::c_int> = request(WRITE, 19);
 pub(super) const G_PARM: Request<raw::v4l2_streamparm> = request(READ | WRITE, 21);
 pub(super) const S_PARM: Request<raw::v4l2_streamparm> = request(READ | WRITE, 22);
+pub(super) const S_CTRL: Request<raw::v4l2_control> = request(READ | WRITE, 28);
 pub(super) const QUERYMENU: Request<raw::v4l2_querymenu> = request(READ | WRITE, 37);
 pub(super) const G_EXT_CTRLS: Request<raw::v4l2_ext_controls> = request(READ | WRITE, 71);
 pub(super) const S_EXT_CTRLS: Request<raw::v4l2_ext_controls> = request(READ | WRITE, 72);
 pub(super) const ENUM_FRAMESIZES: Request<raw::v4l2_frmsizeenum> = request(READ | WRITE, 74);
 pub(super) const ENUM_FRAMEINTERVALS: Request<raw::v4l2_frmivalenum> = request(READ | WRITE, 75);
+pub(super) const ENCODER_CMD: Request<raw::v4l2_encoder_cmd> = request(READ | WRITE, 77);
 pub(super) const DQEVENT: Request<raw::v4l2_event> = request(READ, 89);
 pub(super) const SUBSCRIBE_EVENT: Request<raw::v4l2_event_subscription> = request(WRITE, 90);
+pub(super) const S_SELECTION: Request<raw::v4l2_selection> = request(READ | WRITE, 95);
 pub(super) const QUERY_EXT_CTRL: Request<raw::v4l2_query_ext_ctrl> = request(READ | WRITE, 103);
 
 /// A structure of the kernel's for which all zeros are a value and in which, as this module's
@@ -65,7 +68,7 @@ macro_rules! plain {
     ($($t:ty),* $(,)?) => {
         $(
             // SAFETY: plain C structures of integers. `v4l2_format` has variants with pointers
-            // (overlays); `type` is one of the two capture types wherever one is made.
+            // (overlays); `type` is one of the capture or output types wherever one is made.
             unsafe impl Plain for $t {}
         )*
     };
@@ -74,6 +77,8 @@ macro_rules! plain {
 plain!(
     libc::c_int,
     raw::v4l2_capability,
+    raw::v4l2_control,
+    raw::v4l2_encoder_cmd,
     raw::v4l2_event,
     raw::v4l2_event_subscription,
     raw::v4l2_fmtdesc,
@@ -83,6 +88,7 @@ plain!(
     raw::v4l2_query_ext_ctrl,
     raw::v4l2_querymenu,
     raw::v4l2_requestbuffers,
+    raw::v4l2_selection,
     raw::v4l2_streamparm,
 );
 
@@ -159,9 +165,18 @@ pub(super) struct Ready {
 
 /// Waits at most `limit_ms` for a buffer or an event. EINTR counts as nothing there.
 pub(super) fn poll(fd: BorrowedFd<'_>, limit_ms: i32) -> Result<Ready, Errno> {
+    poll_for(fd, libc::POLLIN | libc::POLLPRI, limit_ms)
+}
+
+/// The same for a device with two queues, whichever of them has a buffer.
+pub(super) fn poll_both(fd: BorrowedFd<'_>, limit_ms: i32) -> Result<Ready, Errno> {
+    poll_for(fd, libc::POLLIN | libc::POLLOUT, limit_ms)
+}
+
+fn poll_for(fd: BorrowedFd<'_>, events: libc::c_short, limit_ms: i32) -> Result<Ready, Errno> {
     let mut polled = libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN | libc::POLLPRI,
+        events,
         revents: 0,
     };
     // SAFETY: one structure, as said.
@@ -174,7 +189,7 @@ pub(super) fn poll(fd: BorrowedFd<'_>, limit_ms: i32) -> Result<Ready, Errno> {
     }
     let has = |bit: libc::c_short| polled.revents & bit != 0;
     Ok(Ready {
-        frame: has(libc::POLLIN),
+        frame: has(libc::POLLIN) || has(libc::POLLOUT),
         event: has(libc::POLLPRI),
         error: has(libc::POLLERR),
         gone: has(libc::POLLHUP) || has(libc::POLLNVAL),
@@ -228,6 +243,15 @@ impl Mapping {
         // SAFETY: mapped from `start`, `len` bytes, until drop; nobody writes, says the caller.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
+
+    /// Its bytes, to write.
+    ///
+    /// # Safety
+    /// The driver must not have the buffer while the slice lives.
+    pub(super) unsafe fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; nobody reads either, and `self` is borrowed for as long.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
 }
 
 impl Drop for Mapping {
@@ -265,6 +289,9 @@ mod tests {
             assert_eq!(DQEVENT.code, 0x8088_5659);
             assert_eq!(SUBSCRIBE_EVENT.code, 0x4020_565a);
             assert_eq!(QUERY_EXT_CTRL.code, 0xc0e8_5667);
+            assert_eq!(S_CTRL.code, 0xc008_561c);
+            assert_eq!(ENCODER_CMD.code, 0xc028_564d);
+            assert_eq!(S_SELECTION.code, 0xc040_565f);
         }
     }
 }

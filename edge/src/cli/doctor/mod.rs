@@ -18,14 +18,15 @@ mod source;
 use std::time::Duration;
 
 use serde::Serialize;
+use visualpath_media::encode::{EncoderKind, H264Encoder, hardware_encoder};
 use visualpath_platform::{Bell, Registry};
 
 use super::{ConfigArgs, fail, findings_of, say, say_json};
 use crate::builtin;
 use crate::config::{self, Config, Diagnostic, LoadOptions, Loaded};
 use crate::exit::Exit;
-use crate::pipeline::StartError;
 use crate::pipeline::plan::{self, LinePlan, Plan};
+use crate::pipeline::{StartError, evidence};
 use capacity::{SourcePlan, Wants};
 use finding::{Code, Finding, Severity};
 use machine::Machine;
@@ -185,13 +186,36 @@ fn configured(loaded: &Loaded, registry: &Registry, quick: bool, report: &mut Re
     };
     report.add(sandbox::check(config, &lines));
     if lines.iter().any(LinePlan::wants_clips) {
-        report.add([Finding::new(
-            Code::H264Licence,
-            "clip.codec",
-            "clips are encoded by OpenH264, built from source: the patent licence that Cisco pays for covers Cisco's own binary only; for a product, ask who counsels you",
-        )]);
+        report.add(h264_licence(config));
     }
     sources(config, lines, quick, report);
+}
+
+/// Whose H.264 encoder it is, and who pays for its patents.
+fn h264_licence(config: &Config) -> Option<Finding> {
+    if evidence::encoder_kind(config) != EncoderKind::H264 {
+        return None;
+    }
+    let h264 = evidence::h264(config);
+    if let Err(e) = h264.check() {
+        let finding = Finding::new(Code::ConfigInvalid, "clip.openh264_library", e.to_string());
+        return Some(finding.advise("clip.openh264_library must name Cisco's own binary"));
+    }
+    let software = match (h264.encoder, &h264.library) {
+        (H264Encoder::OpenH264, _) | (_, None) => "OpenH264, built from source: the patent licence that Cisco pays for covers Cisco's own binary only (clip.encoder = \"openh264-lib\"); for a product, ask who counsels you".to_owned(),
+        (_, Some(file)) => format!(
+            "OpenH264, Cisco's own binary `{}`, which the patent licence that Cisco pays for covers if this device downloaded it itself",
+            file.display()
+        ),
+    };
+    let may_be_hardware = matches!(h264.encoder, H264Encoder::Auto | H264Encoder::Hardware);
+    let detail = match may_be_hardware.then(hardware_encoder).flatten() {
+        Some(device) => format!(
+            "clips are encoded by the board's encoder {device} (its maker says whether the patents are paid for); if it fails, by {software}"
+        ),
+        None => format!("clips are encoded by {software}"),
+    };
+    Some(Finding::new(Code::H264Licence, "clip.encoder", detail))
 }
 
 /// A plan that can't be made, told part by part.

@@ -226,6 +226,7 @@ pub fn try_out(
     let encoder = EncoderOptions {
         bitrate: evidence::bitrate(config),
         fps: settings.fps.unwrap_or(30.0),
+        h264: evidence::h264(config),
         ..EncoderOptions::default()
     };
     let asked = Asked {

@@ -1,4 +1,4 @@
-//! The machine's camera: the `vivid` module, its parameters and its controls.
+//! The machine's camera and encoder: the modules `vivid` and `vicodec`, parameters and controls.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -107,6 +107,48 @@ pub fn remove_camera() -> Result<()> {
 
 fn loaded() -> Result<bool> {
     Ok(Path::new("/sys/module/vivid").try_exists()?)
+}
+
+/// How the encoder's module is inserted.
+#[derive(Debug, Clone, Copy)]
+pub struct Encoder {
+    /// The multi-planar API instead of the single-planar one.
+    pub multiplanar: bool,
+}
+
+impl Encoder {
+    /// Plugs it in, and its decoder with it.
+    pub fn insert(&self) -> Result<()> {
+        let multiplanar = format!("multiplanar={}", u32::from(self.multiplanar));
+        run(&["insmod", "/lib/modules/vicodec.ko", &multiplanar])?;
+        until("the encoder's node", || Ok(Self::decoder().is_ok()))
+    }
+
+    /// Unplugs it; nobody may have it open.
+    pub fn remove(&self) -> Result<()> {
+        run(&["rmmod", "vicodec"]).map(drop)
+    }
+
+    /// The node of its decoder.
+    pub fn decoder() -> Result<String> {
+        for entry in std::fs::read_dir("/sys/class/video4linux")? {
+            let entry = entry?;
+            let name = std::fs::read_to_string(entry.path().join("name"))?;
+            let node = Path::new("/dev").join(entry.file_name());
+            if name.contains("stateful-decoder") && node.exists() {
+                return Ok(node.display().to_string());
+            }
+        }
+        bail!("there is no decoder of vicodec")
+    }
+}
+
+/// Removes the encoder's module, if it is inserted.
+pub fn remove_encoder() -> Result<()> {
+    if Path::new("/sys/module/vicodec").try_exists()? {
+        run(&["rmmod", "vicodec"])?;
+    }
+    Ok(())
 }
 
 /// Runs a program; gives its output.

@@ -77,6 +77,7 @@ fn supervised(name: &str, port: &mut File) -> Result<Option<String>> {
         anyhow::bail!("the reader of its output panicked");
     }
     machine::remove_camera()?;
+    machine::remove_encoder()?;
     Ok((!has_result).then(|| format!("ended with {status} and no result; see the console")))
 }
 

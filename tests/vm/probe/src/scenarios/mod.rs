@@ -2,6 +2,7 @@
 
 mod colours;
 mod drawn;
+mod encoder;
 mod faults;
 mod streaming;
 mod usb;
@@ -52,6 +53,10 @@ const ALL: &[(&str, Scenario)] = &[
     (
         "a_pulled_camera_gives_frames_again_within_three_seconds",
         faults::pulled,
+    ),
+    (
+        "the_boards_encoder_gives_every_picture_back_with_its_time",
+        encoder::whole,
     ),
     (
         "a_usb_camera_gives_whole_pictures_is_pulled_and_comes_back",
