@@ -429,7 +429,7 @@ fn check_pictures(
         })
         .collect();
     assert_eq!(clip.gaps, holes, "{case}");
-    if tally.clips % FFMPEG_EVERY == 0 {
+    if tally.clips.is_multiple_of(FFMPEG_EVERY) {
         assert_eq!(ffmpeg(&file), want, "{case}: what ffmpeg shows");
     }
     tally.clips += 1;

@@ -117,11 +117,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Plugs it in, and its decoder with it.
+    /// Plugs it in.
     pub fn insert(&self) -> Result<()> {
         let multiplanar = format!("multiplanar={}", u32::from(self.multiplanar));
         run(&["insmod", "/lib/modules/vicodec.ko", &multiplanar])?;
-        until("the encoder's node", || Ok(Self::decoder().is_ok()))
+        until("the encoder's node", || Self::is_there())
     }
 
     /// Unplugs it; nobody may have it open.
@@ -129,17 +129,16 @@ impl Encoder {
         run(&["rmmod", "vicodec"]).map(drop)
     }
 
-    /// The node of its decoder.
-    pub fn decoder() -> Result<String> {
+    fn is_there() -> Result<bool> {
         for entry in std::fs::read_dir("/sys/class/video4linux")? {
             let entry = entry?;
             let name = std::fs::read_to_string(entry.path().join("name"))?;
             let node = Path::new("/dev").join(entry.file_name());
-            if name.contains("stateful-decoder") && node.exists() {
-                return Ok(node.display().to_string());
+            if name.contains("stateful-encoder") && node.exists() {
+                return Ok(true);
             }
         }
-        bail!("there is no decoder of vicodec")
+        Ok(false)
     }
 }
 
