@@ -38,13 +38,15 @@ use crate::mp4::Patch;
 
 /// Files of one clip: the name up to the first dot, then one of these. In the order in which they
 /// are deleted: what is left by a power cut in between is known to be a left-over.
-pub(super) const ENDINGS: [&str; 7] = [
+pub(super) const ENDINGS: [&str; 9] = [
     "mp4",
     "mp4.part",
     "json",
     "json.part",
     "jpg",
     "jpg.part",
+    "h264.mp4",
+    "h264.mp4.part",
     "pin",
 ];
 /// Longest share of a path's or label's name in a file name, so that the whole stays below the 255

@@ -109,7 +109,7 @@ fn bit(number: u64, column: usize, row: usize) -> bool {
 }
 
 /// The number drawn into a grey picture; every block must agree with its inverse.
-fn read_number(grey: &[u8]) -> u64 {
+pub fn read_number(grey: &[u8]) -> u64 {
     let at = |c: usize, r: usize| grey[(r * BLOCK + 8) * WIDTH + c * BLOCK + 8] > 125;
     let mut number = 0;
     for row in 0..2 {
