@@ -213,11 +213,14 @@ impl<'a> Pictures<'a> {
     }
 }
 
+/// Takes a picture; whether it was the last that is wanted.
+type Take<'a> = dyn FnMut(FrameMeta, &[u8]) -> Result<bool, AfterError> + 'a;
+
 /// Gives each picture that comes out of a decoder to `take`, until it says that it has enough.
 fn drain(
     decoder: &mut dyn Decoder,
     pixels: &mut Vec<u8>,
-    take: &mut dyn FnMut(FrameMeta, &[u8]) -> Result<bool, AfterError>,
+    take: &mut Take<'_>,
 ) -> Result<bool, AfterError> {
     while let Some(picture) = decoder.ready()? {
         pixels.resize(picture.layout.bytes(), 0);

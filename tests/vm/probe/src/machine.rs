@@ -121,7 +121,7 @@ impl Encoder {
     pub fn insert(&self) -> Result<()> {
         let multiplanar = format!("multiplanar={}", u32::from(self.multiplanar));
         run(&["insmod", "/lib/modules/vicodec.ko", &multiplanar])?;
-        until("the encoder's node", || Self::is_there())
+        until("the encoder's node", Self::is_there)
     }
 
     /// Unplugs it; nobody may have it open.
