@@ -83,8 +83,8 @@ fn one_stream(format: PixelFormat) -> Result<usize> {
     Ok(packets.iter().map(|p| p.data.len()).sum())
 }
 
-/// Each is one whole FWHT picture of the size that went in. (Which are key pictures is not looked at:
-/// this driver says so nowhere.)
+/// Each is one whole FWHT picture of the size that went in. (Which are key pictures is not looked
+/// at: the driver does not mark their buffers.)
 fn whole_pictures(packets: &[TrialPacket]) -> Result<()> {
     for packet in packets {
         ensure!(packet.data.len() > HEADER && packet.data[..8] == MAGIC);
