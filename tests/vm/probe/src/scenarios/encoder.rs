@@ -79,15 +79,13 @@ fn one_stream(format: PixelFormat) -> Result<usize> {
     drop(trial);
     let out: Vec<i64> = packets.iter().map(|p| p.stamp_us).collect();
     ensure!(out == stamps, "times: {out:?} instead of {stamps:?}");
-    keys(&packets)?;
+    whole_pictures(&packets)?;
     Ok(packets.iter().map(|p| p.data.len()).sum())
 }
 
-/// A quarter of a second at 40 per second.
-fn keys(packets: &[TrialPacket]) -> Result<()> {
-    let keys: Vec<usize> = (0..packets.len()).filter(|i| packets[*i].is_key).collect();
-    let wanted: Vec<usize> = (0..packets.len()).step_by(10).collect();
-    ensure!(keys == wanted, "key pictures at {keys:?}");
+/// Each is one whole FWHT picture of the size that went in. (Which are key pictures is not looked
+/// at: the driver does not mark their buffers.)
+fn whole_pictures(packets: &[TrialPacket]) -> Result<()> {
     for packet in packets {
         ensure!(packet.data.len() > HEADER && packet.data[..8] == MAGIC);
         let side = |at: usize| packet.data[at..at + 4].try_into().map(u32::from_be_bytes);
