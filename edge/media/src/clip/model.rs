@@ -21,6 +21,10 @@ const SECTOR: usize = 512;
 
 /// One call, or something that the test wants to find again between two calls.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "some hundreds of them, in a test"
+)]
 pub(super) enum Op {
     MakeDir(PathBuf),
     Create(PathBuf, usize),

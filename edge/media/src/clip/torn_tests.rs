@@ -115,10 +115,8 @@ fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
             }
         }
         open = goes_on;
-        for n in 0..CLIPS.len() {
-            if CLIPS[n].0 != picture {
-                continue;
-            }
+        let at_this = CLIPS.iter().enumerate().filter(|(_, c)| c.0 == picture);
+        for (n, _) in at_this {
             store.asked(&source(), &request(n));
             disk.mark(Op::Named(uuid(n)));
             let mut clip = OpenClip::new(request(n), source(), 0);
