@@ -580,7 +580,7 @@ fn the_quota_holds_and_the_oldest_clips_go_first() {
     let one = probe.store.bytes();
 
     let dir = tempfile::tempdir().unwrap();
-    // Left by a crash of an earlier run: counted, and the first to go.
+    // Left by a crash of an earlier run: counted until it is seen to.
     let day = dir.path().join("clips/2026-11-21");
     std::fs::create_dir_all(&day).unwrap();
     std::fs::write(day.join("235959Z_a_b_00000000.mp4.part"), vec![0; 5000]).unwrap();
@@ -588,6 +588,8 @@ fn the_quota_holds_and_the_oldest_clips_go_first() {
     let quota = 3 * one + one / 2;
     let store = ClipStore::open(dir.path(), "clips", quota).unwrap();
     assert_eq!(store.bytes(), 5000);
+    assert_eq!(store.take_over().unwrap(), [], "there is nothing in it");
+    assert_eq!(store.bytes(), 0);
     let mut options = LaneOptions::new(name("cam0"), Arc::clone(&store));
     options.realtime = false;
     let (tell, results) = unbounded();

@@ -104,6 +104,7 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "end_reason",
         "codec",
         "sha256",
+        "playable",
         "seq_from",
         "seq_to",
         "bytes",

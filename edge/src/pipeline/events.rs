@@ -285,7 +285,16 @@ impl Events {
         for result in clips.try_iter() {
             self.clip(result);
         }
+        let is_answered_later = self.store.get().is_some_and(|c| c.store.has_index());
         for (id, (path, body)) in std::mem::take(&mut self.asked) {
+            if is_answered_later {
+                // The disk may yet finish it. It is on the books, and the next start tells.
+                tracing::warn!(
+                    clip = id,
+                    "still being written when the appliance stopped; told of after the next start"
+                );
+                continue;
+            }
             let why = "still being written when the appliance stopped";
             self.clip_message(&path, &id, body.failed(why));
         }

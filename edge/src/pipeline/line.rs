@@ -337,10 +337,12 @@ impl LineMaker {
             Some(clips) => Arc::clone(&clips.store),
             None => {
                 let (clips, unheard) = evidence::store(config)?;
+                let store = Arc::clone(&self.store.get_or_init(|| clips).store);
+                // Afterwards: whoever tells of them looks for the store.
                 if !unheard.is_empty() {
                     self.events.send(super::events::Event::Earlier(unheard));
                 }
-                Arc::clone(&self.store.get_or_init(|| clips).store)
+                store
             }
         };
         let (clock, results) = (Arc::clone(&self.clock), self.clip_results.clone());

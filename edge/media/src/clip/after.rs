@@ -13,9 +13,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use visualpath_core::{FrameMeta, StopFlag};
 
 use super::finish::Head;
@@ -34,6 +35,10 @@ const WAITING: usize = 1024;
 const NICE: i32 = 19;
 /// Between two key pictures of a copy.
 const GOP_NS: i64 = 2_000_000_000;
+/// How long a picture is waited for that comes late.
+const LATE: Duration = Duration::from_secs(10);
+/// How long the thread is waited for at the end.
+const LEAVING: Duration = Duration::from_secs(3);
 /// Times in a file are to the microsecond.
 const TICK_NS: i64 = 1_000;
 /// Longest fragment of a copy.
@@ -78,7 +83,7 @@ pub struct After {
 }
 
 impl After {
-    /// Starts the thread of `store`, and gives it the clips that lack something. Copies are made by
+    /// Starts the thread of `store`. Between new clips it sees to old ones that lack something. Copies are made by
     /// `h264`.
     ///
     /// # Errors
@@ -90,11 +95,6 @@ impl After {
         let thread = std::thread::Builder::new()
             .name("clip-after".into())
             .spawn(move || work(&of, (beside, &h264), &queue, &stopping))?;
-        for stem in store.lacking_beside(beside) {
-            if jobs.try_send(stem).is_err() {
-                break;
-            }
-        }
         Ok(Self {
             stop,
             jobs: Some(jobs),
@@ -133,9 +133,18 @@ impl Drop for After {
     fn drop(&mut self) {
         self.stop.stop();
         self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let patience = Instant::now() + LEAVING;
+        while !thread.is_finished() {
+            if Instant::now() >= patience {
+                tracing::warn!("the thread that makes stills and copies is left behind");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.join().is_err() {
             tracing::error!("the thread that makes stills and copies panicked");
         }
     }
@@ -159,7 +168,20 @@ fn work(
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(error = %e, "stills and copies are made at normal priority");
     }
-    for stem in jobs {
+    // New ones first; the oldest of the others last, because they are the next to be deleted.
+    let mut backlog = store.upgrade().map(|s| s.lacking_beside(beside));
+    loop {
+        let next = match jobs.try_recv() {
+            Ok(stem) => Some(stem),
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => match backlog.as_mut().and_then(Vec::pop) {
+                Some(stem) => Some(stem),
+                None => jobs.recv().ok(),
+            },
+        };
+        let Some(stem) = next else {
+            return;
+        };
         let Some(store) = store.upgrade().filter(|_| !stop.is_set()) else {
             return;
         };
@@ -275,7 +297,12 @@ impl ClipStore {
             self.write_beside(stem, "jpg", &jpeg)?;
         }
         if beside.copy && pictures.params.codec == Codec::Mjpeg && !has("h264.mp4")? {
-            let copy = copy(&pictures, h264.clone(), stop)?;
+            // What the clip shows ends where its sidecar says: the end of a RANGE may have moved.
+            let end_ns = match self.sidecar(stem).map(|(_, result)| result.state) {
+                Some(ClipState::Ready(ready)) => ready.end_ns,
+                _ => return Err(AfterError::Clip("it has no sidecar")),
+            };
+            let copy = copy(&pictures, end_ns, h264.clone(), stop)?;
             self.write_beside(stem, "h264.mp4", &copy)?;
         }
         Ok(())
@@ -332,17 +359,18 @@ fn still(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError
         if drain(&mut *decoder, &mut pixels, &mut take)? {
             break;
         }
+        if decoder.is_late() {
+            // It must not be given more than it can hold.
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     // A decoder with a process of its own answers late.
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while jpeg.is_empty() && decoder.is_late() && std::time::Instant::now() < patience {
-        let mut take = |meta: FrameMeta, pixels: &[u8]| {
-            encoder.encode(&meta, pixels, &mut jpeg)?;
-            Ok(true)
-        };
-        if !drain(&mut *decoder, &mut pixels, &mut take)? {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+    let patience = Instant::now() + LATE;
+    while decoder.is_late() && Instant::now() < patience && !stop.is_set() {
+        if drain(&mut *decoder, &mut pixels, &mut take)? {
+            break;
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
     let jpeg = jpeg
         .pop()
@@ -370,19 +398,19 @@ fn options(pictures: &Pictures<'_>, h264: H264Options) -> EncoderOptions {
 /// The same pictures as H.264, a plain file.
 fn copy(
     pictures: &Pictures<'_>,
+    end_ns: i64,
     h264: H264Options,
     stop: &StopFlag,
 ) -> Result<Vec<u8>, AfterError> {
     let mut decoder = decode::open(&pictures.params, 1)?;
     let mut encoder: Box<dyn Encoder> = EncoderKind::H264.build(options(pictures, h264));
     let (mut pixels, mut packets) = (Vec::new(), Vec::new());
-    let (start_ns, end_ns) = (pictures.head.start_ns, pictures.head.asked.request.end_ns);
+    let start_ns = pictures.head.start_ns;
     for n in 0..pictures.samples.len() {
         if stop.is_set() {
             return Err(AfterError::Stopped);
         }
         let sample = &pictures.samples[n];
-        // The first at or after the asked end is the last that the clip shows.
         let is_over = n > 0 && pictures.samples[n - 1].pts_ns + TICK_NS > end_ns;
         if sample.pts_ns + TICK_NS <= start_ns || is_over {
             continue;

@@ -74,6 +74,8 @@ pub(super) trait Index: Debug + Send {
     fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError>;
     /// Whoever had to know does.
     fn told(&mut self, id: &str) -> Result<(), IndexError>;
+    /// Clips that are there, and were told of before the index was lost.
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError>;
     /// The file of this clip was deleted.
     fn forget(&mut self, id: &str) -> Result<(), IndexError>;
     /// All, oldest event first.
@@ -257,6 +259,29 @@ impl Index for SqliteIndex {
                 .map_err(&failed)?;
         }
         Ok(())
+    }
+
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError> {
+        // One sync for all: there may be thousands.
+        self.sqlite.execute_batch("BEGIN").map_err(self.failed())?;
+        let all = || {
+            for (asked, result) in clips {
+                let r = &asked.request;
+                let (json, result) = (self.json(&r.id, asked)?, self.json(&r.id, result)?);
+                self.sqlite
+                    .execute(
+                        "INSERT INTO clip (dir, id, wall_ns, asked, result, told)
+                         VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
+                        params![self.dir, r.id, r.wall_ns, json, result],
+                    )
+                    .map_err(self.failed())?;
+            }
+            Ok(())
+        };
+        let done = all();
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        self.sqlite.execute_batch(end).map_err(self.failed())?;
+        done
     }
 
     fn forget(&mut self, id: &str) -> Result<(), IndexError> {

@@ -198,6 +198,11 @@ impl ModelDisk {
         disk
     }
 
+    /// From now on.
+    pub(super) fn fail(&self, fault: Fault) {
+        self.inner(|i| i.fault = Some(fault));
+    }
+
     /// Everything works again.
     pub(super) fn mended(&self) {
         self.inner(|i| i.fault = None);
@@ -543,6 +548,14 @@ impl Index for ModelDisk {
     fn told(&mut self, id: &str) -> Result<(), IndexError> {
         self.call(Some(Op::Told(id.to_owned())))
             .map_err(IndexError::Injected)
+    }
+
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError> {
+        for (asked, result) in clips {
+            self.finish(asked, result)?;
+            self.told(&result.id)?;
+        }
+        Ok(())
     }
 
     fn forget(&mut self, id: &str) -> Result<(), IndexError> {

@@ -21,6 +21,8 @@ const FRAGMENT_NS: i64 = 2 * NS_PER_S;
 /// Longest first fragment: who uploads a clip while it is written has bytes within a second of the
 /// trigger.
 const FIRST_FRAGMENT_NS: i64 = NS_PER_S / 2;
+/// And the largest: after a crash it has to be read in one piece.
+const FRAGMENT_BYTES: usize = 32 << 20;
 /// How long the last picture is shown when there is no other to measure by.
 const LONE_PICTURE_NS: i64 = NS_PER_S / 25;
 /// Bound on the final `moov`'s reserve, in samples: an hour at 30 per second.
@@ -318,7 +320,8 @@ impl Writing {
                 0 => FIRST_FRAGMENT_NS,
                 _ => FRAGMENT_NS,
             };
-            if gop_begins || with_this_ns > longest_ns {
+            let bytes: usize = self.pending.iter().map(|p| p.data.len()).sum();
+            if gop_begins || with_this_ns > longest_ns || bytes > FRAGMENT_BYTES {
                 let flushed = self.flush(packet.dts_ns)?;
                 if flushed != Step::Open {
                     return Ok(flushed);

@@ -5,7 +5,7 @@
 //! | `.mp4.part` with a whole fragment | cut behind the last whole one, finished like any other | `ready`, `partial` |
 //! | `.mp4.part` without one | removed | `failed` |
 //! | `.mp4.part` and its `.json` | it was finished: renamed | `ready` |
-//! | `.mp4` without `.json` | sidecar made again from the file's note | – |
+//! | `.mp4` without a whole `.json` | sidecar made again from the file's note | – |
 //! | anything else without its `.mp4` | removed: a deletion that was cut off | – |
 //! | asked for, no file | – | `failed` |
 //! | a result nobody was told of | – | that result |
@@ -43,6 +43,12 @@ enum Found {
     Left,
 }
 
+/// Whether a file of this name is that of the clip `id`.
+fn names(stem: &str, id: &str) -> bool {
+    let id8 = id.get(id.len().saturating_sub(8)..).unwrap_or(id);
+    stem.contains(&format!("_{}", id8.to_ascii_lowercase()))
+}
+
 fn unheard(asked: Asked, result: ClipResult) -> Unheard {
     Unheard {
         request: asked.request,
@@ -57,11 +63,14 @@ impl ClipStore {
         mut index: Option<Box<dyn Index>>,
     ) -> Vec<Unheard> {
         let mut rows: BTreeMap<String, Row> = BTreeMap::new();
-        if let Some(index) = index.as_mut() {
-            match index.rows() {
-                Ok(all) => rows.extend(all.into_iter().map(|r| (r.asked.request.id.clone(), r))),
-                Err(error) => tracing::error!(%error, "the clip index can't be read"),
+        match index.as_mut().map(|index| index.rows()) {
+            Some(Ok(all)) => rows.extend(all.into_iter().map(|r| (r.asked.request.id.clone(), r))),
+            // Half an index is worse than none: it would call clips told that are not.
+            Some(Err(error)) => {
+                tracing::error!(%error, "the clip index can't be read, and is not used");
+                index = None;
             }
+            None => {}
         }
         // An index that was lost knows of nothing; its clips were told of long ago.
         let is_new = rows.is_empty();
@@ -78,6 +87,7 @@ impl ClipStore {
         let mut tell = Vec::new();
         // Clips that are there, or may be with the next start: id → stem.
         let mut there: BTreeMap<String, String> = BTreeMap::new();
+        let mut known_again = Vec::new();
         for (stem, endings) in files {
             let found = match self.look_at(&stem, &endings, &rows) {
                 Ok(found) => found,
@@ -90,15 +100,16 @@ impl ClipStore {
                 Found::Kept(asked, result) => {
                     let id = result.id.clone();
                     let row = rows.get(&id);
-                    if row.is_none_or(|r| r.result.is_none()) {
-                        self.with_index("finish", |index| index.finish(&asked, &result));
-                        // Open until now: finished, but the index had not heard of it.
-                        match row {
-                            Some(_) => tell.push(unheard(asked, result)),
-                            None => self.with_index("told", |index| index.told(&id)),
+                    match row {
+                        None if is_new => known_again.push((asked, result)),
+                        Some(row) if row.result.is_some() && row.is_told => {}
+                        _ => {
+                            // Finished, but the index had not heard of it.
+                            if row.is_none_or(|r| r.result.is_none()) {
+                                self.with_index("finish", |index| index.finish(&asked, &result));
+                            }
+                            tell.push(unheard(asked, result));
                         }
-                    } else if row.is_some_and(|r| !r.is_told) {
-                        tell.push(unheard(asked, result));
                     }
                     there.insert(id, stem);
                 }
@@ -114,12 +125,15 @@ impl ClipStore {
                         tell.push(self.lost(asked));
                     }
                 }
+                // Whose it is, its name says. Its row stays open.
                 Found::Left => {
-                    if let Some(id) = self.sidecar(&stem).map(|(a, _)| a.request.id) {
-                        there.insert(id, stem);
-                    }
+                    let of = rows.keys().filter(|id| names(&stem, id));
+                    there.extend(of.map(|id| (id.clone(), stem.clone())));
                 }
             }
+        }
+        if !known_again.is_empty() {
+            self.with_index("rebuild", |index| index.rebuild(&known_again));
         }
         self.count(&there);
         for (id, row) in rows {
@@ -172,11 +186,21 @@ impl ClipStore {
         unheard(asked, result)
     }
 
-    /// What the sidecar of a clip says.
+    /// What the sidecar of a clip says, if it has a whole one.
     pub(super) fn sidecar(&self, stem: &str) -> Option<(Asked, ClipResult)> {
-        let file = self.disk.open(&self.root.join(format!("{stem}.json")));
-        let text = file.and_then(|f| f.read_at(0, MOST_SIDECAR)).ok()?;
-        read_sidecar(&text)
+        self.read_sidecar(stem).ok().flatten()
+    }
+
+    fn read_sidecar(&self, stem: &str) -> Result<Option<(Asked, ClipResult)>, StoreError> {
+        let path = self.root.join(format!("{stem}.json"));
+        let file = match self.disk.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(io_error("open", &path))?,
+        };
+        let text = file
+            .read_at(0, MOST_SIDECAR)
+            .map_err(io_error("read", &path))?;
+        Ok(read_sidecar(&text))
     }
 
     fn look_at(
@@ -189,9 +213,10 @@ impl ClipStore {
         let path = |ending: &str| self.root.join(format!("{stem}.{ending}"));
         let day = path("mp4").parent().map(std::path::Path::to_owned);
         let day = day.unwrap_or_else(|| self.root.clone());
-        let is_answered = |asked: &Asked| {
-            rows.get(&asked.request.id)
-                .is_some_and(|r| r.result.is_some())
+        let has_failed = |asked: &Asked| {
+            let row = rows.get(&asked.request.id);
+            let result = row.and_then(|r| r.result.as_ref());
+            result.is_some_and(|r| matches!(r.state, ClipState::Failed { .. }))
         };
         for half in ["json.part", "jpg.part", "h264.mp4.part"] {
             if has(half) {
@@ -200,7 +225,7 @@ impl ClipStore {
             }
         }
         if has("mp4") && !has("mp4.part") {
-            if let Some((asked, result)) = self.sidecar(stem) {
+            if let Some((asked, result)) = self.read_sidecar(stem)? {
                 return Ok(Found::Kept(asked, result));
             }
             // The note in the file says what the sidecar would; finishing it again changes nothing
@@ -215,10 +240,14 @@ impl ClipStore {
                 tracing::warn!(file = %from.display(), "not a clip of this appliance; it is left alone");
                 return Ok(Found::Left);
             }
+            if has("json") {
+                let json = path("json");
+                self.disk.remove(&json).map_err(io_error("delete", &json))?;
+            }
             self.disk
                 .rename(&from, &to)
                 .map_err(io_error("rename to", &to))?;
-            return Ok(match self.finish_part(stem, &is_answered)? {
+            return Ok(match self.finish_part(stem, &|_| false)? {
                 Found::Finished(asked, result) => Found::Kept(asked, result),
                 other => other,
             });
@@ -229,22 +258,20 @@ impl ClipStore {
         }
         if has("json") {
             // The sidecar is only made of a file that is whole.
-            if let Some((asked, result)) = self.sidecar(stem)
+            if let Some((asked, result)) = self.read_sidecar(stem)?
                 && self.is_whole(stem, &result)?
             {
                 let (from, to) = (path("mp4.part"), path("mp4"));
                 self.disk
                     .rename(&from, &to)
                     .map_err(io_error("rename to", &to))?;
-                self.disk
-                    .sync_dir(&day)
-                    .map_err(io_error("sync the directory", &day))?;
+                self.synced("sync the directory", &day, self.disk.sync_dir(&day))?;
                 return Ok(Found::Kept(asked, result));
             }
             let json = path("json");
             self.disk.remove(&json).map_err(io_error("delete", &json))?;
         }
-        self.finish_part(stem, &is_answered)
+        self.finish_part(stem, &has_failed)
     }
 
     /// Whether the unfinished file is what the sidecar says.
@@ -267,7 +294,7 @@ impl ClipStore {
     fn finish_part(
         self: &Arc<Self>,
         stem: &str,
-        is_answered: &dyn Fn(&Asked) -> bool,
+        has_failed: &dyn Fn(&Asked) -> bool,
     ) -> Result<Found, ClipError> {
         let path = self.root.join(format!("{stem}.mp4.part"));
         let reading = |e| io_error("read", &path)(e);
@@ -282,7 +309,7 @@ impl ClipStore {
             .finish(&*file, head.params(), times.0, times.1)
             .map_err(reading)?;
         // One that failed, and could not be removed then, has been answered.
-        let whole = whole.filter(|_| !is_answered(&asked));
+        let whole = whole.filter(|_| !has_failed(&asked));
         let Some((mux, notes)) = whole else {
             self.remove(stem)?;
             return Ok(Found::Nothing(Some(asked)));

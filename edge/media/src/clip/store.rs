@@ -394,6 +394,12 @@ impl ClipStore {
         self.with_index("told", |index| index.told(id));
     }
 
+    /// Whether clips are answered for after a crash.
+    pub fn has_index(&self) -> bool {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.is_some()
+    }
+
     /// Why no clips are kept any more, if that is so.
     pub fn trouble(&self) -> Option<&str> {
         self.unsafe_since.get().map(String::as_str)
@@ -407,8 +413,10 @@ impl ClipStore {
         done: io::Result<()>,
     ) -> Result<(), StoreError> {
         done.map_err(|source| {
+            // A directory that is gone with its last clip has nothing to sync.
+            let is_gone = source.kind() == io::ErrorKind::NotFound;
             let error = io_error(what, path)(source);
-            if self.unsafe_since.set(error.to_string()).is_ok() {
+            if !is_gone && self.unsafe_since.set(error.to_string()).is_ok() {
                 tracing::error!(%error, "no more clips are kept: what a failed sync did not write is unknown, and trying again would hide it");
             }
             error
@@ -449,7 +457,10 @@ impl ClipStore {
         for (stem, endings) in self.files()? {
             let bytes = endings.values().sum();
             kept.bytes += bytes;
-            kept.clips.insert(stem, KeptClip { bytes, id: None });
+            // What is not finished is not there to be deleted.
+            if endings.contains_key("mp4") && !endings.contains_key("mp4.part") {
+                kept.clips.insert(stem, KeptClip { bytes, id: None });
+            }
         }
         Ok(kept)
     }
@@ -567,6 +578,15 @@ impl ClipStore {
             (true, false) => {
                 let file = self.disk.create(&path).map_err(io_error("make", &path))?;
                 self.synced("sync", &path, file.sync_all())?;
+                // It may have been deleted for room at this very moment.
+                let mp4 = self.root.join(format!("{stem}.mp4"));
+                if !self.disk.exists(&mp4).map_err(io_error("find", &mp4))? {
+                    self.remove(&stem)?;
+                    return Err(StoreError::Unknown {
+                        id: id.to_owned(),
+                        dir: self.root.clone(),
+                    });
+                }
             }
             (false, true) => self.disk.remove(&path).map_err(io_error("delete", &path))?,
             _ => return Ok(()),
@@ -630,20 +650,22 @@ impl ClipStore {
         kept.bytes += need;
     }
 
-    /// Why `need` bytes more do not fit.
-    fn lacking(&self, kept: &Kept, need: u64) -> Option<StoreError> {
-        if kept.bytes.saturating_add(need) > self.quota_bytes {
+    /// Why `need` bytes more do not fit, and how many have to go.
+    fn lacking(&self, kept: &Kept, need: u64) -> Option<(StoreError, u64)> {
+        let over = kept
+            .bytes
+            .saturating_add(need)
+            .saturating_sub(self.quota_bytes);
+        if over > 0 {
             let quota = self.quota_bytes;
-            return Some(StoreError::Quota { quota, need });
+            return Some((StoreError::Quota { quota, need }, over));
         }
         match self.disk.space(&self.root) {
             Ok(Space { free, total }) => {
                 let reserve = (total / 20).saturating_add(RESERVE).min(total / 4);
-                (free < reserve.saturating_add(need)).then(|| StoreError::Full {
-                    dir: self.root.clone(),
-                    free,
-                    reserve,
-                })
+                let over = reserve.saturating_add(need).saturating_sub(free);
+                let dir = self.root.clone();
+                (over > 0).then_some((StoreError::Full { dir, free, reserve }, over))
             }
             Err(e) => {
                 tracing::debug!(dir = %self.root.display(), error = %e, "free space is unknown");
@@ -652,42 +674,58 @@ impl ClipStore {
         }
     }
 
-    /// Deletes the oldest clips that are not pinned until `need` bytes fit.
+    /// Deletes the oldest clips that are not pinned until `need` bytes fit; none, if that would not
+    /// be enough.
     fn make_room(&self, kept: &mut Kept, need: u64) -> Result<(), StoreError> {
-        let mut after = String::new();
-        while let Some(lacking) = self.lacking(kept, need) {
-            let next = kept
-                .clips
-                .range::<String, _>((
-                    std::ops::Bound::Excluded(&after),
-                    std::ops::Bound::Unbounded,
-                ))
-                .next();
-            let Some((stem, clip)) = next.map(|(stem, c)| (stem.clone(), (c.bytes, c.id.clone())))
-            else {
-                return Err(lacking);
+        // Both may lack, one after the other.
+        for _ in 0..2 {
+            let Some((lacking, over)) = self.lacking(kept, need) else {
+                return Ok(());
             };
-            after.clone_from(&stem);
-            // The marker counts, not a memory of it: `visualpath clip pin` is another process.
-            let pin = self.root.join(format!("{stem}.pin"));
-            if self.disk.exists(&pin).unwrap_or(true) {
-                continue;
-            }
-            match self.remove(&stem) {
-                Ok(()) => {
-                    let (bytes, id) = clip;
-                    kept.clips.remove(&stem);
-                    kept.bytes = kept.bytes.saturating_sub(bytes);
-                    tracing::info!(clip = %stem, bytes, "deleted the oldest clip to make room");
-                    if let Some(id) = id {
-                        self.with_index("forget", |index| index.forget(&id));
-                    }
+            let mut going: Vec<String> = Vec::new();
+            let mut bytes = 0_u64;
+            for (stem, clip) in &kept.clips {
+                if bytes >= over {
+                    break;
                 }
-                // Still there, so still counted.
-                Err(e) => tracing::warn!(clip = %stem, error = %e, "can't delete the oldest clip"),
+                // The marker counts, not a memory of it: `visualpath clip pin` is another process.
+                let pin = self.root.join(format!("{stem}.pin"));
+                if !self.disk.exists(&pin).unwrap_or(true) {
+                    bytes += clip.bytes;
+                    going.push(stem.clone());
+                }
+            }
+            if bytes < over {
+                return Err(lacking);
+            }
+            let mut failed = false;
+            for stem in going {
+                failed |= !self.delete_oldest(kept, &stem);
+            }
+            // The file system may count what was freed only later.
+            if !failed && !matches!(lacking, StoreError::Quota { .. }) {
+                return Ok(());
             }
         }
-        Ok(())
+        self.lacking(kept, need)
+            .map_or(Ok(()), |(lacking, _)| Err(lacking))
+    }
+
+    /// Whether it is gone.
+    fn delete_oldest(&self, kept: &mut Kept, stem: &str) -> bool {
+        if let Err(e) = self.remove(stem) {
+            // Still there, so still counted.
+            tracing::warn!(clip = %stem, error = %e, "can't delete the oldest clip");
+            return false;
+        }
+        if let Some(clip) = kept.clips.remove(stem) {
+            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
+            tracing::info!(clip = %stem, bytes = clip.bytes, "deleted the oldest clip to make room");
+            if let Some(id) = clip.id {
+                self.with_index("forget", |index| index.forget(&id));
+            }
+        }
+        true
     }
 
     fn release(&self, bytes: u64) {
@@ -762,6 +800,7 @@ impl ClipStore {
                 bytes: 0,
                 counted: 0,
                 owned: vec![path],
+                is_left: false,
             };
             // Only the owner of the .part makes the .mp4, so this check can't be overtaken.
             let taken = |ending| self.disk.exists(&part.path(ending)).unwrap_or(true);
@@ -788,6 +827,9 @@ pub(super) struct PartFile {
     counted: u64,
     /// Files to remove if this does not become a clip.
     owned: Vec<PathBuf>,
+    /// Of an earlier process: it is evidence. If it can't be finished now it stays, and nothing is
+    /// deleted for the little that finishing it takes.
+    is_left: bool,
 }
 
 /// A file that is whole and durable, under the name it is about to get.
@@ -807,9 +849,6 @@ impl PartFile {
         file: Box<dyn DiskFile>,
         bytes: u64,
     ) -> Self {
-        let mut kept = store.kept();
-        let counted = kept.clips.remove(stem).map_or(0, |c| c.bytes);
-        drop(kept);
         Self {
             store: Arc::clone(store),
             dir: store.day_of(stem),
@@ -817,9 +856,10 @@ impl PartFile {
             id: id.to_owned(),
             file,
             bytes,
-            counted,
-            // It is evidence: if it can't be finished now, it is tried again at the next start.
+            // All are counted anew when recovery is done.
+            counted: 0,
             owned: Vec::new(),
+            is_left: true,
         }
     }
 
@@ -841,6 +881,9 @@ impl PartFile {
     }
 
     fn count_anyway(&mut self, bytes: usize) {
+        if self.is_left {
+            return;
+        }
         self.store.reserve_anyway(bytes as u64);
         self.counted += bytes as u64;
     }
@@ -870,6 +913,12 @@ impl PartFile {
         done.map_err(io_error("write", &path))
     }
 
+    fn own(&mut self, path: PathBuf) {
+        if !self.is_left {
+            self.owned.push(path);
+        }
+    }
+
     /// The whole way from `.part` to a clip with its sidecar, whose text `sidecar` makes. Whatever
     /// fails, no file of the clip is left.
     pub(super) fn commit(
@@ -897,7 +946,7 @@ impl PartFile {
         let text = sidecar(&committed);
         self.count_anyway(text.len());
         let (json_part, json) = (self.path("json.part"), self.path("json"));
-        self.owned.push(json_part.clone());
+        self.own(json_part.clone());
         let written = store.disk.create(&json_part).and_then(|f| {
             f.write_all_at(&text, 0)?;
             Ok(f)
@@ -906,7 +955,7 @@ impl PartFile {
         store.synced("sync", &json_part, file.sync_all())?;
         let renamed = store.disk.rename(&json_part, &json);
         renamed.map_err(io_error("rename to", &json))?;
-        self.owned.push(json);
+        self.own(json);
         store.synced(
             "sync the directory",
             &self.dir,
@@ -915,7 +964,7 @@ impl PartFile {
         let mp4 = self.path("mp4");
         let renamed = store.disk.rename(&part, &mp4);
         renamed.map_err(io_error("rename to", &mp4))?;
-        self.owned.push(mp4);
+        self.own(mp4);
         store.synced(
             "sync the directory",
             &self.dir,

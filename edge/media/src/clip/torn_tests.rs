@@ -385,3 +385,83 @@ fn whatever_call_fails_every_clip_has_one_result_and_the_store_is_whole_after_a_
         "clips end at their last fragment: {seen:?}"
     );
 }
+
+/// A disk on which the power went in the middle of a run.
+fn cut_short() -> (ModelDisk, usize, ModelDisk) {
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    first.take_over_with(disk.index());
+    run(&disk, &first);
+    // Two clips are ready by then, two are being written.
+    let calls = disk
+        .log()
+        .iter()
+        .position(|op| matches!(op, Op::Pushed(t) if *t == 245 * STEP_NS))
+        .unwrap();
+    let cut = disk.cut(calls, &mut |many| many.min(2) - 1);
+    (disk, calls, cut)
+}
+
+#[test]
+fn whatever_call_fails_while_it_is_cleaned_up_nothing_is_lost_and_the_next_start_answers() {
+    let (disk, calls, whole) = cut_short();
+    let before = whole.calls();
+    store(&whole, 1 << 30).take_over_with(whole.index());
+    let after = whole.calls();
+    let expected: BTreeSet<String> = whole_clips(&whole).into_keys().collect();
+    assert!(expected.len() >= 4, "{expected:?}");
+    for n in 0..after - before {
+        for errno in [Errno::NOSPC, Errno::IO, Errno::ROFS] {
+            for for_good in [false, true] {
+                let cut = disk.cut(calls, &mut |many| many.min(2) - 1);
+                cut.fail(Fault {
+                    at: cut.calls() + n,
+                    for_good,
+                    errno,
+                });
+                let second = store(&cut, 1 << 30);
+                let told = second.take_over_with(cut.index());
+                cut.mended();
+                for u in &told {
+                    second.told(&u.result.id);
+                }
+                let third = store(&cut, 1 << 30);
+                let later = third.take_over_with(cut.index());
+                let clips: BTreeSet<String> = whole_clips(&cut).into_keys().collect();
+                assert_eq!(
+                    clips,
+                    expected,
+                    "{errno:?} at {n}, for good: {for_good}: {:?}",
+                    cut.hits()
+                );
+                for u in told.iter().chain(&later) {
+                    assert_eq!(is_ready(&u.result), clips.contains(&u.result.id), "{u:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clip_whose_sidecar_is_gone_or_damaged_gets_it_again() {
+    for damaged in [false, true] {
+        let disk = ModelDisk::default();
+        let first = store(&disk, 1 << 30);
+        first.take_over_with(disk.index());
+        run(&disk, &first);
+        let clips = whole_clips(&disk);
+        for path in disk.paths() {
+            if path.extension().is_some_and(|e| e == "json") {
+                let disk: &dyn super::disk::Disk = &disk;
+                match damaged {
+                    true => disk.open(&path).unwrap().set_len(20).unwrap(),
+                    false => disk.remove(&path).unwrap(),
+                }
+            }
+        }
+        let second = store(&disk, 1 << 30);
+        assert_eq!(second.take_over_with(disk.index()), []);
+        let again = whole_clips(&disk);
+        assert!(again.keys().eq(clips.keys()), "damaged: {damaged}");
+    }
+}

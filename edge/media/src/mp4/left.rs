@@ -156,7 +156,10 @@ impl Fragment {
         let confirmed = sealing.get(8..12) == Some(&SEAL[..])
             && crc32fast::hash(&bytes) == sum
             && crc32fast::hash(note) == note_sum;
-        let Some((samples, end_tick)) = samples(&bytes).filter(|_| confirmed) else {
+        if !confirmed {
+            return Ok(None);
+        }
+        let Some((samples, end_tick)) = samples(&bytes) else {
             return Ok(None);
         };
         Ok(Some(Self {
@@ -196,7 +199,7 @@ fn samples(moof: &[u8]) -> Option<(Vec<Sample>, i64)> {
             size,
             is_key,
         });
-        at_tick += i64::from(duration);
+        at_tick = at_tick.checked_add(i64::from(duration))?;
     }
     (!samples.is_empty()).then_some((samples, at_tick))
 }
