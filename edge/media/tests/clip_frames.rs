@@ -446,7 +446,8 @@ fn thousands_of_clips_show_exactly_the_pictures_that_were_asked_for() {
         seed += 1;
         let mut random = Random(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
         let plan = plan(&mut random);
-        let count = random.between(40, 120) as u32;
+        // A source has 64 clips open at most.
+        let count = random.between(30, 62) as u32;
         let mut wishes = wishes(&mut random, &frames(&plan), 1, count);
         let run = run(&plan, &mut wishes);
         let case = format!("seed {seed}, {}", plan.uri);
@@ -475,7 +476,7 @@ fn thousands_of_clips_show_exactly_the_pictures_that_were_asked_for() {
     ];
     for (what, count) in rare {
         assert!(
-            count * 100 > tally.clips,
+            count * 200 > tally.clips,
             "too few to show anything: {what}: {tally:?}"
         );
     }
