@@ -144,11 +144,7 @@ async fn answer(
 ) -> Result<Value, AskError> {
     let url = || options.url.clone();
     let topics = &options.topics;
-    let (to, from, status) = (
-        topics.command(),
-        topics.command_response(),
-        topics.status(),
-    );
+    let (to, from, status) = (topics.command(), topics.command_response(), topics.status());
     let id = CommandId::new();
     let payload = CommandPayload {
         id: Some(id.clone()),

@@ -360,7 +360,9 @@ impl Inbox {
                 )),
                 (None | Some(Value::Null), None) => Ok((verb, Map::new())),
                 (Some(Value::Object(args)), None) => Ok((verb, args)),
-                (Some(other), None) => wrong(format!("args: expected an object, got {}", kind(&other))),
+                (Some(other), None) => {
+                    wrong(format!("args: expected an object, got {}", kind(&other)))
+                }
             },
             (Some(other), _) => wrong(format!("verb: expected a text, got {}", kind(&other))),
         };
@@ -460,8 +462,7 @@ impl Answers {
     }
 
     fn trim(&mut self) {
-        while self.waiting.len() > WAITING
-            || (self.bytes > WAITING_BYTES && self.waiting.len() > 1)
+        while self.waiting.len() > WAITING || (self.bytes > WAITING_BYTES && self.waiting.len() > 1)
         {
             if self.pop().is_some() {
                 self.lost += 1;

@@ -22,7 +22,11 @@ fn refused(answer: Option<Vec<u8>>) -> (Value, String, String) {
     let response: CommandResponse = serde_json::from_slice(&answer.expect("an answer")).unwrap();
     assert!(!response.ok && response.result.is_none());
     let error = response.error.unwrap();
-    (serde_json::to_value(response.id).unwrap(), error.code, error.message)
+    (
+        serde_json::to_value(response.id).unwrap(),
+        error.code,
+        error.message,
+    )
 }
 
 #[test]
@@ -48,15 +52,35 @@ fn both_forms_of_a_command_are_handed_on() {
 fn what_is_malformed_is_answered_with_where_it_is_wrong() {
     let (mut inbox, commands) = inbox(8);
     for (payload, id, says) in [
-        (&br#"{"id": "a", "verb": "#[..], Value::Null, "line 1 column 20"),
+        (
+            &br#"{"id": "a", "verb": "#[..],
+            Value::Null,
+            "line 1 column 20",
+        ),
         (b"[1]", Value::Null, "expected a JSON object, got a list"),
         (b"", Value::Null, "line 1 column 0"),
         (b"\xff\xfe", Value::Null, "not JSON"),
         (br#"{"id": "a"}"#, json!("a"), "verb: missing"),
-        (br#"{"id": "a", "verb": 3}"#, json!("a"), "verb: expected a text, got a number"),
-        (br#"{"id": [], "verb": "clip"}"#, Value::Null, "id: expected a text of 1 to 128 bytes"),
-        (br#"{"id": "a", "verb": "clip", "args": 3}"#, json!("a"), "args: expected an object"),
-        (br#"{"id": "a", "verb": "clip", "last_s": 3}"#, json!("a"), "`last_s`: unknown key"),
+        (
+            br#"{"id": "a", "verb": 3}"#,
+            json!("a"),
+            "verb: expected a text, got a number",
+        ),
+        (
+            br#"{"id": [], "verb": "clip"}"#,
+            Value::Null,
+            "id: expected a text of 1 to 128 bytes",
+        ),
+        (
+            br#"{"id": "a", "verb": "clip", "args": 3}"#,
+            json!("a"),
+            "args: expected an object",
+        ),
+        (
+            br#"{"id": "a", "verb": "clip", "last_s": 3}"#,
+            json!("a"),
+            "`last_s`: unknown key",
+        ),
     ] {
         let (given, code, message) = refused(inbox.take(CMD, payload, false));
         assert_eq!((given, code.as_str()), (id, "malformed"), "{message}");
@@ -75,7 +99,10 @@ fn a_verb_that_is_unknown_or_not_allowed_is_told_what_to_change() {
     assert!(message.contains("did you mean `clip`?"), "{message}");
     let (_, code, message) = refused(inbox.take(CMD, br#"{"verb": "delete"}"#, false));
     assert_eq!(code, "not_allowed");
-    assert!(message.contains(r#"add "delete" to mqtt.commands"#), "{message}");
+    assert!(
+        message.contains(r#"add "delete" to mqtt.commands"#),
+        "{message}"
+    );
     assert!(commands.is_empty());
 }
 
@@ -102,7 +129,11 @@ fn the_same_id_again_is_executed_once_and_gets_the_same_answer() {
     let (mut inbox, commands) = inbox(8);
     let command = br#"{"id": "a", "verb": "clip"}"#;
     assert_eq!(inbox.take(CMD, command, false), None);
-    assert_eq!(inbox.take(CMD, command, false), None, "the answer is to come");
+    assert_eq!(
+        inbox.take(CMD, command, false),
+        None,
+        "the answer is to come"
+    );
     assert_eq!(commands.len(), 1);
     let id = CommandId::Text("a".into());
     let bytes = CommandResponse::new(Some(id.clone()), Ok(json!({"n": 1}))).to_bytes();

@@ -166,7 +166,11 @@ impl<'a> Link<'a> {
             shared,
             options,
             client,
-            pump: Pump(tokio::spawn(pump(event_loop, up_sender, Arc::clone(shared)))),
+            pump: Pump(tokio::spawn(pump(
+                event_loop,
+                up_sender,
+                Arc::clone(shared),
+            ))),
             flights: VecDeque::new(),
             answers: VecDeque::new(),
             cursor: Position::START,

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::command::{CommandPayload, CommandResponse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use crate::command::{CommandPayload, CommandResponse};
 use visualpath_core::{
     EndReason, ModelUse, NS_PER_MS, Name, Object, Phase, Signals, Trigger, TriggerKind,
 };

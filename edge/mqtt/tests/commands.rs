@@ -54,7 +54,13 @@ fn publish(port: u16, topic: &str, payload: &str, more: &[&str]) {
 /// counts as up before the broker has the subscription.)
 fn ready(port: u16) {
     eventually("commands are heard", || {
-        ask(&options(port), "clip", Map::new(), Duration::from_millis(500)).is_ok()
+        ask(
+            &options(port),
+            "clip",
+            Map::new(),
+            Duration::from_millis(500),
+        )
+        .is_ok()
     });
 }
 
@@ -86,7 +92,12 @@ fn anybody_can_ask_with_a_bare_mqtt_client() {
     echo(&publisher, commands);
     ready(broker.port);
     let answers = Subscriber::new(broker.port, &format!("{CMD}/response"));
-    publish(broker.port, &format!("{CMD}/clip"), r#"{"id": 5, "last_s": 3}"#, &[]);
+    publish(
+        broker.port,
+        &format!("{CMD}/clip"),
+        r#"{"id": 5, "last_s": 3}"#,
+        &[],
+    );
     let answer = answers.next().json();
     assert_eq!((&answer["id"], &answer["ok"]), (&json!(5), &json!(true)));
     assert_eq!(answer["result"]["args"], json!({"last_s": 3}));
@@ -106,7 +117,12 @@ fn anybody_can_ask_with_a_bare_mqtt_client() {
 #[test]
 fn a_retained_command_is_not_executed() {
     let broker = Mosquitto::start();
-    publish(broker.port, CMD, r#"{"id": "old", "verb": "clip"}"#, &["-r"]);
+    publish(
+        broker.port,
+        CMD,
+        r#"{"id": "old", "verb": "clip"}"#,
+        &["-r"],
+    );
     let answers = Subscriber::new(broker.port, &format!("{CMD}/response"));
     let (publisher, commands) = start(options(broker.port), 8);
     echo(&publisher, commands);
@@ -214,6 +230,11 @@ fn a_command_is_executed_and_answered_over_the_embedded_broker() {
     assert_eq!(result["args"], json!(asked));
     publish(port, &format!("{CMD}/clip"), r#"{"last_s": 1}"#, &[]);
     let answers = Subscriber::new(port, &format!("{CMD}/response"));
-    publish(port, &format!("{CMD}/clip"), r#"{"id": 2, "last_s": 2}"#, &[]);
+    publish(
+        port,
+        &format!("{CMD}/clip"),
+        r#"{"id": 2, "last_s": 2}"#,
+        &[],
+    );
     while answers.next().json()["id"] != json!(2) {}
 }
