@@ -41,6 +41,9 @@ mkfs.btrfs btrfs-progs"
 VM_PROBES="qemu-system-aarch64 qemu-system-arm
 modprobe kmod
 cpio cpio
+xz xz-utils
+bc bc
+perl perl
 aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
 aarch64-libc-headers libc6-dev-arm64-cross"

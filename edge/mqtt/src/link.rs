@@ -9,17 +9,20 @@
 //! - [`Link::run`] gives the client at most `in_flight` messages, waits for the oldest
 //!   acknowledgement (brokers acknowledge in order, MQTT 3.1.1 §4.6), and removes it from the outbox.
 //!
+//! What comes in are commands: the pump hands them to the inbox, which never waits.
+//!
 //! The client's request channel is larger than all that can be in flight, so giving never waits.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, Broker, ConnectionError, Event, EventLoop, LastWill, Packet, PublishNoticeError,
-    PublishOptions, PublishResult, QoS,
+    PublishOptions, PublishResult, QoS, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
@@ -31,6 +34,8 @@ use crate::topics::Topic;
 
 /// Retained values in flight at most; events have their own limit.
 const RETAINED_IN_FLIGHT: usize = 16;
+/// Answers to commands in flight at most.
+const ANSWERS_IN_FLIGHT: usize = 8;
 /// How long a DISCONNECT may take to leave.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -79,15 +84,18 @@ struct Flight {
 enum What {
     Event(Position),
     Retained,
+    Answer,
     Goodbye,
 }
 
 pub(crate) struct Link<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     options: &'a MqttOptions,
     client: AsyncClient,
     pump: Pump,
     flights: VecDeque<Flight>,
+    /// The answers among them, in the same order.
+    answers: VecDeque<Vec<u8>>,
     /// Last event given to the client.
     cursor: Position,
     /// Version of the last retained value given to the client.
@@ -105,7 +113,11 @@ impl Drop for Pump {
     }
 }
 
-async fn pump(mut event_loop: EventLoop, up: oneshot::Sender<()>) -> ConnectionError {
+async fn pump(
+    mut event_loop: EventLoop,
+    up: oneshot::Sender<()>,
+    shared: Arc<Shared>,
+) -> ConnectionError {
     let mut up = Some(up);
     loop {
         match event_loop.poll().await {
@@ -116,6 +128,22 @@ async fn pump(mut event_loop: EventLoop, up: oneshot::Sender<()>) -> ConnectionE
                     tracing::debug!("the connection came up after it was given up");
                 }
             }
+            Ok(Event::Incoming(Packet::Publish(p))) => {
+                if let (Some(inbox), Ok(topic)) = (&shared.inbox, str::from_utf8(&p.topic)) {
+                    let answer = lock(inbox).take(topic, &p.payload, p.retain);
+                    if let Some(answer) = answer {
+                        shared.answer(answer);
+                    }
+                }
+            }
+            Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                    tracing::error!(
+                        "the MQTT broker refuses the subscription to `cmd`: commands do not work. \
+                         Let this client read `<prefix>/<device>/cmd` and `cmd/+` (broker's access rules)"
+                    );
+                }
+            }
             Ok(_) => {}
             Err(error) => return error,
         }
@@ -124,7 +152,7 @@ async fn pump(mut event_loop: EventLoop, up: oneshot::Sender<()>) -> ConnectionE
 
 impl<'a> Link<'a> {
     /// Connects and publishes until the connection or the publisher ends.
-    pub async fn run(shared: &'a Shared, options: &'a MqttOptions) -> Ended {
+    pub async fn run(shared: &'a Arc<Shared>, options: &'a MqttOptions) -> Ended {
         let (client, mut event_loop) = AsyncClient::builder(client_options(options))
             .capacity(channel_capacity(options))
             .build();
@@ -138,8 +166,13 @@ impl<'a> Link<'a> {
             shared,
             options,
             client,
-            pump: Pump(tokio::spawn(pump(event_loop, up_sender))),
+            pump: Pump(tokio::spawn(pump(
+                event_loop,
+                up_sender,
+                Arc::clone(shared),
+            ))),
             flights: VecDeque::new(),
+            answers: VecDeque::new(),
             cursor: Position::START,
             retained: 0,
             was_up: false,
@@ -151,6 +184,9 @@ impl<'a> Link<'a> {
             Err(error) => Err(error),
         };
         shared.connected.store(false, Ordering::SeqCst);
+        while let Some(answer) = link.answers.pop_back() {
+            lock(&shared.answers).push_again(answer);
+        }
         let oldest = link.oldest_event();
         let settled = lock(&shared.outbox).connection_lost();
         match (ended, settled) {
@@ -172,7 +208,7 @@ impl<'a> Link<'a> {
     fn oldest_event(&self) -> Option<Position> {
         self.flights.iter().find_map(|f| match f.what {
             What::Event(position) => Some(position),
-            What::Retained | What::Goodbye => None,
+            What::Retained | What::Answer | What::Goodbye => None,
         })
     }
 
@@ -202,7 +238,21 @@ impl<'a> Link<'a> {
             ONLINE.into(),
             true,
         )?;
+        self.subscribe()?;
         Ok(true)
+    }
+
+    /// Each connection begins with nothing, so each subscribes. What is asked while there is no
+    /// connection is never heard: an old command must not be executed later.
+    fn subscribe(&self) -> Result<(), LinkError> {
+        let Some(inbox) = &self.shared.inbox else {
+            return Ok(());
+        };
+        let filters = lock(inbox).filters();
+        let filters = filters.map(|f| SubscribeFilter::new(f, QoS::AtLeastOnce));
+        self.client
+            .try_subscribe_many(filters)
+            .map_err(|e| LinkError::Client(e.to_string()))
     }
 
     async fn publish(&mut self) -> Result<Ended, LinkError> {
@@ -212,6 +262,7 @@ impl<'a> Link<'a> {
             if !goodbye_given {
                 self.give_retained()?;
                 self.give_events()?;
+                self.give_answers()?;
             }
             if stop.is_some() && self.flights.is_empty() {
                 if goodbye_given {
@@ -242,23 +293,25 @@ impl<'a> Link<'a> {
         let Some(flight) = self.flights.pop_front() else {
             return Ok(());
         };
-        if let What::Event(position) = flight.what {
-            lock(&self.shared.outbox).delivered(position)?;
-            self.delivered = true;
-            self.shared.delivered.fetch_add(1, Ordering::SeqCst);
+        match flight.what {
+            What::Event(position) => {
+                lock(&self.shared.outbox).delivered(position)?;
+                self.delivered = true;
+                self.shared.delivered.fetch_add(1, Ordering::SeqCst);
+            }
+            What::Answer => drop(self.answers.pop_front()),
+            What::Retained | What::Goodbye => {}
         }
         Ok(())
     }
 
-    fn in_flight(&self, events: bool) -> usize {
-        self.flights
-            .iter()
-            .filter(|f| matches!(f.what, What::Event(_)) == events)
-            .count()
+    fn in_flight(&self, of: impl Fn(What) -> bool) -> usize {
+        self.flights.iter().filter(|f| of(f.what)).count()
     }
 
     fn give_events(&mut self) -> Result<(), LinkError> {
-        while self.in_flight(true) < usize::from(self.options.in_flight) {
+        let is_event = |what| matches!(what, What::Event(_));
+        while self.in_flight(is_event) < usize::from(self.options.in_flight) {
             let next = {
                 let mut outbox = lock(&self.shared.outbox);
                 let next = outbox.next_after(self.cursor)?;
@@ -283,13 +336,25 @@ impl<'a> Link<'a> {
     }
 
     fn give_retained(&mut self) -> Result<(), LinkError> {
-        while self.in_flight(false) < RETAINED_IN_FLIGHT {
+        while self.in_flight(|what| what == What::Retained) < RETAINED_IN_FLIGHT {
             let Some((topic, value, version)) = lock(&self.shared.retained).after(self.retained)
             else {
                 return Ok(());
             };
             self.retained = version;
             self.give(What::Retained, &topic, value, true)?;
+        }
+        Ok(())
+    }
+
+    fn give_answers(&mut self) -> Result<(), LinkError> {
+        let topic = self.options.topics.command_response();
+        while self.answers.len() < ANSWERS_IN_FLIGHT {
+            let Some(answer) = lock(&self.shared.answers).pop() else {
+                return Ok(());
+            };
+            self.answers.push_back(answer.clone());
+            self.give(What::Answer, &topic, answer, false)?;
         }
         Ok(())
     }
@@ -353,7 +418,7 @@ fn pump_error(ended: Result<ConnectionError, JoinError>) -> LinkError {
 }
 
 fn channel_capacity(options: &MqttOptions) -> usize {
-    usize::from(options.in_flight) + RETAINED_IN_FLIGHT + 4
+    usize::from(options.in_flight) + RETAINED_IN_FLIGHT + ANSWERS_IN_FLIGHT + 4
 }
 
 fn client_options(options: &MqttOptions) -> rumqttc::MqttOptions {

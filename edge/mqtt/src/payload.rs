@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::command::{CommandPayload, CommandResponse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -37,6 +38,8 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         ("info", schemars::schema_for!(Info).into()),
         ("health", schemars::schema_for!(Health).into()),
         ("summary", schemars::schema_for!(Summary).into()),
+        ("command", schemars::schema_for!(CommandPayload).into()),
+        ("response", schemars::schema_for!(CommandResponse).into()),
     ]
 }
 

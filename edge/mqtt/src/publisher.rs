@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use visualpath_core::{Clock, NS_PER_S, Name};
 
+use crate::command::{Answers, CommandOptions, CommandResponse, Inbox};
 use crate::link::{Ended, Link, LinkError, Loss, until};
 use crate::outbox::OutboxLimits;
 use crate::outbox::{EventKind, MemoryOutbox, NewEvent, Outbox, OutboxError, Position, new_id};
@@ -66,6 +67,8 @@ pub struct MqttOptions {
     pub backoff_max: Duration,
     /// Of the outbox in memory.
     pub limits: OutboxLimits,
+    /// Who executes commands; without it none are taken.
+    pub commands: Option<CommandOptions>,
 }
 
 impl MqttOptions {
@@ -83,6 +86,7 @@ impl MqttOptions {
             backoff_min: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             limits: OutboxLimits::default(),
+            commands: None,
         }
     }
 
@@ -146,7 +150,10 @@ pub struct FinishReport {
 pub(crate) struct Shared {
     pub outbox: Mutex<Box<dyn Outbox>>,
     pub retained: Mutex<Retained>,
-    /// Something changed: an event, a retained value, `stop`.
+    /// Takes commands, if anybody executes them.
+    pub inbox: Option<Mutex<Inbox>>,
+    pub answers: Mutex<Answers>,
+    /// Something changed: an event, a retained value, an answer, `stop`.
     pub wake: Notify,
     pub connected: AtomicBool,
     pub delivered: AtomicU64,
@@ -157,6 +164,12 @@ impl Shared {
     /// The deadline, once the publisher is to stop.
     pub fn stop_at(&self) -> Option<Instant> {
         *lock(&self.stop)
+    }
+
+    /// An answer to a command, to be sent.
+    pub fn answer(&self, bytes: Vec<u8>) {
+        lock(&self.answers).push(bytes);
+        self.wake.notify_one();
     }
 
     fn stop(&self, at: Instant) {
@@ -233,9 +246,13 @@ impl Publisher {
             .enable_all()
             .build()?;
         let topics = options.topics.clone();
+        let commands = options.commands.clone();
+        let inbox = commands.map(|commands| Inbox::new(commands, &topics));
         let shared = Arc::new(Shared {
             outbox: Mutex::new(outbox),
             retained: Mutex::default(),
+            inbox: inbox.map(Mutex::new),
+            answers: Mutex::default(),
             wake: Notify::new(),
             connected: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
@@ -397,6 +414,15 @@ impl PublisherHandle {
         self.retained(self.topics.state(path, label), value)
     }
 
+    /// Answers a command. Sent while a broker is there; not kept over the end of the process.
+    pub fn respond(&self, response: &CommandResponse) {
+        let bytes = response.to_bytes();
+        if let (Some(inbox), Some(id)) = (&self.shared.inbox, &response.id) {
+            lock(inbox).answered(id, &bytes);
+        }
+        self.shared.answer(bytes);
+    }
+
     /// Whether a broker has accepted the present connection.
     pub fn connected(&self) -> bool {
         self.shared.connected.load(Ordering::SeqCst)
@@ -480,7 +506,7 @@ fn trimmed_json(topic: &Topic, trigger: &mut TriggerBody) -> Result<Vec<u8>, Pub
 }
 
 /// The thread's life: connect, publish, wait, again.
-async fn publish_until_stopped(shared: &Shared, options: &MqttOptions, clock: &dyn Clock) {
+async fn publish_until_stopped(shared: &Arc<Shared>, options: &MqttOptions, clock: &dyn Clock) {
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
     let mut reporter = Reporter::default();
     loop {

@@ -15,8 +15,8 @@ pub struct TopicSpec {
     pub payload: &'static str,
 }
 
-/// The topics that exist so far. All are published with QoS 1.
-pub const TOPICS: [TopicSpec; 10] = [
+/// The topics that exist so far. All are published with QoS 1, `cmd` and `cmd/<verb>` by others.
+pub const TOPICS: [TopicSpec; 13] = [
     spec("<p>/<d>/status", true, "online | offline"),
     spec("<p>/<d>/info", true, "info"),
     spec("<p>/<d>/health", true, "health"),
@@ -35,6 +35,9 @@ pub const TOPICS: [TopicSpec; 10] = [
     spec("<p>/<d>/path/<path>/trigger", false, "trigger"),
     spec("<p>/<d>/path/<path>/clip", false, "clip"),
     spec("<p>/<d>/path/<path>/state/<label>", true, "ON | OFF"),
+    spec("<p>/<d>/cmd", false, "command"),
+    spec("<p>/<d>/cmd/<verb>", false, "args of a command"),
+    spec("<p>/<d>/cmd/response", false, "response"),
 ];
 
 const fn spec(pattern: &'static str, retained: bool, payload: &'static str) -> TopicSpec {
@@ -173,6 +176,21 @@ impl Topics {
     pub fn state(&self, path: &Name, label: &Name) -> Topic {
         Topic(format!("{}/path/{path}/state/{label}", self.base))
     }
+
+    /// Where the appliance takes commands.
+    pub fn command(&self) -> Topic {
+        Topic(format!("{}/cmd", self.base))
+    }
+
+    /// Where it takes the arguments of one verb.
+    pub fn command_verb(&self, verb: &Name) -> Topic {
+        Topic(format!("{}/cmd/{verb}", self.base))
+    }
+
+    /// Where it answers.
+    pub fn command_response(&self) -> Topic {
+        Topic(format!("{}/cmd/response", self.base))
+    }
 }
 
 /// `source/<source>/status`.
@@ -247,6 +265,9 @@ mod tests {
             t.trigger(&path),
             t.clip(&path),
             t.state(&path, &label),
+            t.command(),
+            t.command_verb(&name("clip")),
+            t.command_response(),
         ];
         let expected = TOPICS.map(|s| {
             s.pattern
@@ -256,6 +277,7 @@ mod tests {
                 .replace("<extractor>", "person")
                 .replace("<path>", "entrance")
                 .replace("<label>", "visitor")
+                .replace("<verb>", "clip")
         });
         assert_eq!(made.map(|t| t.0), expected);
     }
