@@ -5,6 +5,7 @@ use visualpath_core::{Signals, TriggerKind};
 
 use super::*;
 use crate::pipeline::out::Print;
+use visualpath_platform::trace::Level;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()

@@ -14,6 +14,7 @@ pub mod app;
 pub mod build;
 #[doc(hidden)]
 pub mod capture;
+mod clip_events;
 #[doc(hidden)]
 pub mod events;
 #[doc(hidden)]

@@ -9,7 +9,7 @@ use visualpath_core::ColorSpec;
 
 use super::index::Asked;
 use super::open::ClipError;
-use super::store::PartFile;
+use super::part::PartFile;
 use super::{CLIP_SCHEMA, ClipEnd, ClipRequest, ClipResult, ClipState, ReadyClip, ShortPre, ms};
 use crate::encode::{Codec, CodecParams};
 use crate::mp4::Mp4Writer;

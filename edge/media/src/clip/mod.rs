@@ -23,6 +23,7 @@
 mod after;
 mod disk;
 mod encoding;
+mod entries;
 mod feed;
 mod finish;
 mod index;
@@ -30,7 +31,9 @@ mod lane;
 #[cfg(test)]
 mod model;
 mod open;
+mod part;
 mod recover;
+mod room;
 mod store;
 #[cfg(test)]
 mod torn_tests;
@@ -40,9 +43,10 @@ use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
 
 pub use self::after::{After, Beside};
+pub use self::entries::{ClipEntry, EntryState};
 pub use self::index::IndexError;
 pub use self::lane::{EvidenceLane, Finish, LaneError, LaneOptions, LaneStats, Offered};
-pub use self::store::{ClipEntry, ClipStore, EntryState, StoreError};
+pub use self::store::{ClipStore, StoreError};
 use crate::encode::Codec;
 use crate::ring::Gap;
 

@@ -10,7 +10,8 @@ use visualpath_core::{NS_PER_S, Name};
 
 use super::finish::{Head, Written};
 use super::index::Asked;
-use super::store::{PartFile, StoreError};
+use super::part::PartFile;
+use super::store::StoreError;
 use super::{ClipEnd, ClipRequest, ClipResult, ClipState, ClipStore, ShortPre};
 use crate::encode::{CodecParams, Packet};
 use crate::mp4::{MAX_SAMPLE_NS, Mp4Error, Mp4Writer};

@@ -12,11 +12,7 @@
 //! 3. renamed to `….mp4` (never over another file). So an `.mp4` always has its sidecar;
 //! 4. `ready` in the index. Only then is the clip reported.
 //!
-//! A `….pin` beside it, an empty file, keeps a clip from being deleted for room.
-//!
-//! **Room.** Before every write, clips are deleted, oldest name first, until the new bytes fit into
-//! the quota and leave the file system its reserve (5 % and 256 MiB, a quarter of a small one).
-//! Everything in the directory counts: clips, sidecars, files being written.
+//! A `….pin` beside it, an empty file, keeps a clip from being deleted for room (`room.rs`).
 //!
 //! **Safe mode.** A sync that failed says that something was not written, not what, and a second one
 //! would say that all is well (the kernel drops what it could not write). From then on the store
@@ -28,13 +24,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 use visualpath_core::Name;
 
-use super::disk::{Disk, DiskFile, RealDisk, Space};
+use super::disk::{Disk, RealDisk};
 use super::index::{Asked, Index, IndexError, SqliteIndex};
-use super::{ClipEnd, ClipRequest, ClipResult, ClipState, Unheard};
-use crate::mp4::Patch;
+use super::part::PartFile;
+use super::room::{Kept, KeptClip};
+use super::{ClipEnd, ClipRequest, ClipResult, Unheard};
 
 /// Files of one clip: the name up to the first dot, then one of these. In the order in which they
 /// are deleted: what is left by a power cut in between is known to be a left-over.
@@ -54,9 +50,6 @@ pub(super) const ENDINGS: [&str; 9] = [
 const LONGEST_NAME: usize = 64;
 /// Attempts at a free name.
 const MOST_SUFFIXES: u32 = 1000;
-/// What is left of the file system, beside 5 % of it.
-const RESERVE: u64 = 256 << 20;
-
 /// Why a clip could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -178,10 +171,10 @@ pub(super) fn io_error<'a>(
 #[derive(Debug)]
 pub struct ClipStore {
     pub(super) root: PathBuf,
-    state_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
     /// `root` relative to the state directory, as messages name it.
     pub(super) relative: String,
-    quota_bytes: u64,
+    pub(super) quota_bytes: u64,
     pub(super) disk: Arc<dyn Disk>,
     kept: Mutex<Kept>,
     /// There once this process has taken the directory over.
@@ -190,61 +183,6 @@ pub struct ClipStore {
     lock: OnceLock<std::fs::File>,
     /// The first sync that failed.
     unsafe_since: OnceLock<String>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    /// Finished clips by `YYYY-MM-DD/stem`, which is their age order.
-    pub(super) clips: BTreeMap<String, KeptClip>,
-    /// All bytes, those being written included.
-    pub(super) bytes: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct KeptClip {
-    pub(super) bytes: u64,
-    /// As far as it is known.
-    pub(super) id: Option<String>,
-}
-
-/// What is known of one clip.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClipEntry {
-    /// Its id.
-    pub id: String,
-    /// Of the trigger that asked for it.
-    pub trigger_id: String,
-    /// The camera.
-    pub source: Name,
-    /// The path.
-    pub path: Name,
-    /// The label.
-    pub label: Name,
-    /// When the event began, source time in nanoseconds.
-    pub event_ns: i64,
-    /// The same, nanoseconds since 1970 UTC.
-    pub wall_ns: i64,
-    /// What became of it.
-    pub state: EntryState,
-    /// The file of one that is ready, relative to the state directory.
-    pub file: Option<String>,
-    /// Its size.
-    pub bytes: u64,
-    /// It is not deleted for room.
-    pub is_pinned: bool,
-    /// Everything about one that is ready or failed.
-    pub result: Option<ClipResult>,
-}
-
-/// What became of a clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryState {
-    /// Being written.
-    Open,
-    /// There.
-    Ready,
-    /// Not there, with a reason.
-    Failed,
 }
 
 impl ClipStore {
@@ -423,7 +361,7 @@ impl ClipStore {
         })
     }
 
-    fn safe(&self) -> Result<(), StoreError> {
+    pub(super) fn safe(&self) -> Result<(), StoreError> {
         match self.trouble() {
             None => Ok(()),
             Some(reason) => Err(StoreError::SafeMode {
@@ -475,262 +413,9 @@ impl ClipStore {
         self.kept().clips.keys().cloned().collect()
     }
 
-    /// What is known of every clip, oldest first: the index's, and the files' where it has none.
-    ///
-    /// # Errors
-    /// The directory can't be read.
-    pub fn entries(&self) -> Result<Vec<ClipEntry>, StoreError> {
-        let rows = self.rows();
-        let mut entries = BTreeMap::new();
-        for row in rows {
-            let r = row.asked.request;
-            let ready = match row.result.as_ref().map(|r| &r.state) {
-                Some(ClipState::Ready(ready)) => Some((ready.file.clone(), ready.bytes)),
-                _ => None,
-            };
-            let state = match (&row.result, &ready) {
-                (None, _) => EntryState::Open,
-                (_, Some(_)) => EntryState::Ready,
-                _ => EntryState::Failed,
-            };
-            let (file, bytes) = ready.unzip();
-            let entry = ClipEntry {
-                id: r.id.clone(),
-                trigger_id: r.trigger_id,
-                source: row.asked.source,
-                path: r.path,
-                label: r.label,
-                event_ns: r.event_ns,
-                wall_ns: r.wall_ns,
-                state,
-                file,
-                bytes: bytes.unwrap_or(0),
-                is_pinned: false,
-                result: row.result,
-            };
-            entries.insert(r.id, entry);
-        }
-        let files = match self.files() {
-            Ok(files) => files,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(io_error("list", &self.root)(e)),
-        };
-        let mut there = std::collections::BTreeSet::new();
-        for (stem, endings) in &files {
-            if !endings.contains_key("mp4") {
-                continue;
-            }
-            let Some((asked, result)) = self.sidecar(stem) else {
-                continue;
-            };
-            let ClipState::Ready(ready) = &result.state else {
-                continue;
-            };
-            let r = &asked.request;
-            there.insert(r.id.clone());
-            let entry = entries.entry(r.id.clone()).or_insert_with(|| ClipEntry {
-                id: r.id.clone(),
-                trigger_id: r.trigger_id.clone(),
-                source: asked.source.clone(),
-                path: r.path.clone(),
-                label: r.label.clone(),
-                event_ns: r.event_ns,
-                wall_ns: r.wall_ns,
-                state: EntryState::Ready,
-                file: Some(ready.file.clone()),
-                bytes: ready.bytes,
-                is_pinned: false,
-                result: Some(result.clone()),
-            });
-            entry.is_pinned = endings.contains_key("pin");
-        }
-        let mut entries: Vec<ClipEntry> = entries.into_values().collect();
-        // What was deleted meanwhile is no clip any more.
-        entries.retain(|e| e.state != EntryState::Ready || there.contains(&e.id));
-        entries.sort_by(|a, b| (a.wall_ns, &a.id).cmp(&(b.wall_ns, &b.id)));
-        Ok(entries)
-    }
-
-    /// The rows of the index: of this process's, or, without one, as they are on the disk.
-    fn rows(&self) -> Vec<super::index::Row> {
-        let mut own = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = match own.as_mut() {
-            Some(index) => index.rows(),
-            None => SqliteIndex::existing(&self.state_dir, &self.relative)
-                .and_then(|index| index.map_or_else(|| Ok(vec![]), |mut i| i.rows())),
-        };
-        rows.unwrap_or_else(|error| {
-            tracing::warn!(%error, "clips are listed by their files alone");
-            Vec::new()
-        })
-    }
-
-    /// Keeps a clip from being deleted for room, or no longer.
-    ///
-    /// # Errors
-    /// There is no such clip, or the disk failed.
-    pub fn pin(&self, id: &str, on: bool) -> Result<(), StoreError> {
-        let stem = self.find(id)?;
-        let path = self.root.join(format!("{stem}.pin"));
-        let dir = self.day_of(&stem);
-        let there = self.disk.exists(&path).map_err(io_error("find", &path))?;
-        match (on, there) {
-            (true, false) => {
-                let file = self.disk.create(&path).map_err(io_error("make", &path))?;
-                self.synced("sync", &path, file.sync_all())?;
-                // It may have been deleted for room at this very moment.
-                let mp4 = self.root.join(format!("{stem}.mp4"));
-                if !self.disk.exists(&mp4).map_err(io_error("find", &mp4))? {
-                    self.remove(&stem)?;
-                    return Err(StoreError::Unknown {
-                        id: id.to_owned(),
-                        dir: self.root.clone(),
-                    });
-                }
-            }
-            (false, true) => self.disk.remove(&path).map_err(io_error("delete", &path))?,
-            _ => return Ok(()),
-        }
-        self.synced("sync the directory", &dir, self.disk.sync_dir(&dir))
-    }
-
-    /// Deletes a clip and everything beside it.
-    ///
-    /// # Errors
-    /// There is no such clip, or the disk failed.
-    pub fn delete(&self, id: &str) -> Result<(), StoreError> {
-        let stem = self.find(id)?;
-        self.remove(&stem)?;
-        let mut kept = self.kept();
-        if let Some(clip) = kept.clips.remove(&stem) {
-            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-        }
-        drop(kept);
-        self.with_index("forget", |index| index.forget(id));
-        Ok(())
-    }
-
-    fn find(&self, id: &str) -> Result<String, StoreError> {
-        let entries = self.entries()?;
-        let file = entries
-            .into_iter()
-            .find(|e| e.id == id)
-            .and_then(|e| e.file);
-        let stem = file.as_deref().and_then(|f| {
-            let below = f.strip_prefix(&self.relative)?.strip_prefix('/')?;
-            below.strip_suffix(".mp4")
-        });
-        stem.map(str::to_owned).ok_or_else(|| StoreError::Unknown {
-            id: id.to_owned(),
-            dir: self.root.clone(),
-        })
-    }
-
-    fn day_of(&self, stem: &str) -> PathBuf {
+    pub(super) fn day_of(&self, stem: &str) -> PathBuf {
         let (day, _) = stem.split_once('/').unwrap_or_default();
         self.root.join(day)
-    }
-
-    /// Makes room for `need` bytes and counts them; not if there is no room for them.
-    pub(super) fn reserve(&self, need: u64) -> Result<(), StoreError> {
-        self.safe()?;
-        let mut kept = self.kept();
-        self.make_room(&mut kept, need)?;
-        kept.bytes += need;
-        Ok(())
-    }
-
-    /// Counts `need` bytes that belong to a clip whose media is there already: a file's tables and
-    /// its sidecar, a few kilobytes for which it would be wrong to lose it.
-    fn reserve_anyway(&self, need: u64) {
-        let mut kept = self.kept();
-        if let Err(e) = self.make_room(&mut kept, need) {
-            tracing::debug!(error = %e, "a clip is finished all the same");
-        }
-        kept.bytes += need;
-    }
-
-    /// Why `need` bytes more do not fit, and how many have to go.
-    fn lacking(&self, kept: &Kept, need: u64) -> Option<(StoreError, u64)> {
-        let over = kept
-            .bytes
-            .saturating_add(need)
-            .saturating_sub(self.quota_bytes);
-        if over > 0 {
-            let quota = self.quota_bytes;
-            return Some((StoreError::Quota { quota, need }, over));
-        }
-        match self.disk.space(&self.root) {
-            Ok(Space { free, total }) => {
-                let reserve = (total / 20).saturating_add(RESERVE).min(total / 4);
-                let over = reserve.saturating_add(need).saturating_sub(free);
-                let dir = self.root.clone();
-                (over > 0).then_some((StoreError::Full { dir, free, reserve }, over))
-            }
-            Err(e) => {
-                tracing::debug!(dir = %self.root.display(), error = %e, "free space is unknown");
-                None
-            }
-        }
-    }
-
-    /// Deletes the oldest clips that are not pinned until `need` bytes fit; none, if that would not
-    /// be enough.
-    fn make_room(&self, kept: &mut Kept, need: u64) -> Result<(), StoreError> {
-        // Both may lack, one after the other.
-        for _ in 0..2 {
-            let Some((lacking, over)) = self.lacking(kept, need) else {
-                return Ok(());
-            };
-            let mut going: Vec<String> = Vec::new();
-            let mut bytes = 0_u64;
-            for (stem, clip) in &kept.clips {
-                if bytes >= over {
-                    break;
-                }
-                // The marker counts, not a memory of it: `visualpath clip pin` is another process.
-                let pin = self.root.join(format!("{stem}.pin"));
-                if !self.disk.exists(&pin).unwrap_or(true) {
-                    bytes += clip.bytes;
-                    going.push(stem.clone());
-                }
-            }
-            if bytes < over {
-                return Err(lacking);
-            }
-            let mut failed = false;
-            for stem in going {
-                failed |= !self.delete_oldest(kept, &stem);
-            }
-            // The file system may count what was freed only later.
-            if !failed && !matches!(lacking, StoreError::Quota { .. }) {
-                return Ok(());
-            }
-        }
-        self.lacking(kept, need)
-            .map_or(Ok(()), |(lacking, _)| Err(lacking))
-    }
-
-    /// Whether it is gone.
-    fn delete_oldest(&self, kept: &mut Kept, stem: &str) -> bool {
-        if let Err(e) = self.remove(stem) {
-            // Still there, so still counted.
-            tracing::warn!(clip = %stem, error = %e, "can't delete the oldest clip");
-            return false;
-        }
-        if let Some(clip) = kept.clips.remove(stem) {
-            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-            tracing::info!(clip = %stem, bytes = clip.bytes, "deleted the oldest clip to make room");
-            if let Some(id) = clip.id {
-                self.with_index("forget", |index| index.forget(&id));
-            }
-        }
-        true
-    }
-
-    fn release(&self, bytes: u64) {
-        let mut kept = self.kept();
-        kept.bytes = kept.bytes.saturating_sub(bytes);
     }
 
     /// Deletes all files of a clip.
@@ -791,17 +476,7 @@ impl ClipStore {
                 Err(e) if e.kind() == io::ErrorKind::NotFound && n < MOST_SUFFIXES => continue,
                 Err(e) => return Err(io_error("make", &path)(e)),
             };
-            let part = PartFile {
-                store: Arc::clone(self),
-                dir: dir.clone(),
-                stem,
-                id: id.to_owned(),
-                file,
-                bytes: 0,
-                counted: 0,
-                owned: vec![path],
-                is_left: false,
-            };
+            let part = PartFile::new(self, &stem, id, file, path);
             // Only the owner of the .part makes the .mp4, so this check can't be overtaken.
             let taken = |ending| self.disk.exists(&part.path(ending)).unwrap_or(true);
             if taken("mp4") || taken("json") {
@@ -812,204 +487,6 @@ impl ClipStore {
         }
         let path = self.root.join(stem);
         Err(StoreError::Names { path })
-    }
-}
-
-/// A clip's file while it is being written. Dropped without [`PartFile::commit`], it is deleted.
-#[derive(Debug)]
-pub(super) struct PartFile {
-    store: Arc<ClipStore>,
-    dir: PathBuf,
-    stem: String,
-    id: String,
-    pub(super) file: Box<dyn DiskFile>,
-    bytes: u64,
-    counted: u64,
-    /// Files to remove if this does not become a clip.
-    owned: Vec<PathBuf>,
-    /// Of an earlier process: it is evidence. If it can't be finished now it stays, and nothing is
-    /// deleted for the little that finishing it takes.
-    is_left: bool,
-}
-
-/// A file that is whole and durable, under the name it is about to get.
-pub(super) struct Committed {
-    /// Relative to the state directory.
-    pub(super) file: String,
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
-}
-
-impl PartFile {
-    /// One that an earlier process left behind. Its bytes are counted already.
-    pub(super) fn adopt(
-        store: &Arc<ClipStore>,
-        stem: &str,
-        id: &str,
-        file: Box<dyn DiskFile>,
-        bytes: u64,
-    ) -> Self {
-        Self {
-            store: Arc::clone(store),
-            dir: store.day_of(stem),
-            stem: stem.to_owned(),
-            id: id.to_owned(),
-            file,
-            bytes,
-            // All are counted anew when recovery is done.
-            counted: 0,
-            owned: Vec::new(),
-            is_left: true,
-        }
-    }
-
-    fn path(&self, ending: &str) -> PathBuf {
-        self.store.root.join(format!("{}.{ending}", self.stem))
-    }
-
-    /// Appends media, within the quota. After an error the file ends where it ended before.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.store.reserve(bytes.len() as u64)?;
-        self.counted += bytes.len() as u64;
-        self.write(bytes)
-    }
-
-    /// Appends the tables of media that is there already.
-    pub(super) fn append_tables(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.count_anyway(bytes.len());
-        self.write(bytes)
-    }
-
-    fn count_anyway(&mut self, bytes: usize) {
-        if self.is_left {
-            return;
-        }
-        self.store.reserve_anyway(bytes as u64);
-        self.counted += bytes as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.path("mp4.part");
-        if let Err(e) = self.file.write_all_at(bytes, self.bytes) {
-            // `commit` sees to it again.
-            drop(self.file.set_len(self.bytes));
-            return Err(io_error("write", &path)(e));
-        }
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Makes everything written so far durable.
-    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        self.store.safe()?;
-        let path = self.path("mp4.part");
-        self.store.synced("sync", &path, self.file.sync_data())
-    }
-
-    /// Overwrites bytes that are there already.
-    pub(super) fn patch(&mut self, patch: &Patch) -> Result<(), StoreError> {
-        let path = self.path("mp4.part");
-        let done = self.file.write_all_at(&patch.bytes, patch.offset);
-        done.map_err(io_error("write", &path))
-    }
-
-    fn own(&mut self, path: PathBuf) {
-        if !self.is_left {
-            self.owned.push(path);
-        }
-    }
-
-    /// The whole way from `.part` to a clip with its sidecar, whose text `sidecar` makes. Whatever
-    /// fails, no file of the clip is left.
-    pub(super) fn commit(
-        mut self,
-        sidecar: impl FnOnce(&Committed) -> Vec<u8>,
-    ) -> Result<Committed, StoreError> {
-        let store = Arc::clone(&self.store);
-        store.safe()?;
-        let part = self.path("mp4.part");
-        if self
-            .file
-            .len()
-            .map_err(io_error("find the size of", &part))?
-            != self.bytes
-        {
-            let cut = self.file.set_len(self.bytes);
-            cut.map_err(io_error("cut", &part))?;
-        }
-        store.synced("sync", &part, self.file.sync_all())?;
-        let committed = Committed {
-            file: format!("{}/{}.mp4", store.relative, self.stem),
-            bytes: self.bytes,
-            sha256: sha256(&*self.file).map_err(io_error("read", &part))?,
-        };
-        let text = sidecar(&committed);
-        self.count_anyway(text.len());
-        let (json_part, json) = (self.path("json.part"), self.path("json"));
-        self.own(json_part.clone());
-        let written = store.disk.create(&json_part).and_then(|f| {
-            f.write_all_at(&text, 0)?;
-            Ok(f)
-        });
-        let file = written.map_err(io_error("write", &json_part))?;
-        store.synced("sync", &json_part, file.sync_all())?;
-        let renamed = store.disk.rename(&json_part, &json);
-        renamed.map_err(io_error("rename to", &json))?;
-        self.own(json);
-        store.synced(
-            "sync the directory",
-            &self.dir,
-            store.disk.sync_dir(&self.dir),
-        )?;
-        let mp4 = self.path("mp4");
-        let renamed = store.disk.rename(&part, &mp4);
-        renamed.map_err(io_error("rename to", &mp4))?;
-        self.own(mp4);
-        store.synced(
-            "sync the directory",
-            &self.dir,
-            store.disk.sync_dir(&self.dir),
-        )?;
-
-        self.owned.clear();
-        let clip = KeptClip {
-            bytes: self.counted,
-            id: Some(self.id.clone()),
-        };
-        store.kept().clips.insert(self.stem.clone(), clip);
-        self.counted = 0;
-        Ok(committed)
-    }
-}
-
-/// Of a file as it is, read back: bytes at the front were patched after later ones were written, and
-/// what counts is what a reader will get.
-pub(super) fn sha256(file: &dyn DiskFile) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut at = 0;
-    loop {
-        let piece = file.read_at(at, 128 * 1024)?;
-        if piece.is_empty() {
-            break;
-        }
-        hash.update(&piece);
-        at += piece.len() as u64;
-    }
-    let digest = hash.finalize();
-    Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        for path in &self.owned {
-            match self.store.disk.remove(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(file = %path.display(), error = %e, "can't remove an unfinished clip");
-                }
-                _ => {}
-            }
-        }
-        self.store.release(self.counted);
     }
 }
 

@@ -1,0 +1,183 @@
+//! The events thread and clips: asked for, answered, told of.
+//!
+//! Whoever was told of a trigger with a clip is told once what became of it: `ready`, or `failed`
+//! with a reason; after a crash by the next process.
+
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use visualpath_core::Name;
+use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Cut, Unheard};
+use visualpath_mqtt::payload::ClipGap;
+use visualpath_mqtt::{ClipBody, ClipState, Event as Line, TriggerPayload};
+use visualpath_platform::trace::record::ClipRecord;
+use visualpath_platform::trace::{Level, Record};
+
+use super::events::Events;
+use super::line::LineShared;
+use super::problem;
+
+impl Events {
+    /// From here on `ready` or `failed` follows, whatever happens.
+    pub(super) fn ask_for_clip(
+        &mut self,
+        line: &LineShared,
+        path: &Name,
+        request: ClipRequest,
+        payload: &TriggerPayload,
+    ) {
+        let body = ClipBody::of(&payload.trigger);
+        let Some(evidence) = line.evidence() else {
+            let body = body.failed("no encoder: see the log at start");
+            return self.clip_message(path, &request.id, body);
+        };
+        self.asked.insert(request.id.clone(), (path.clone(), body));
+        evidence.request(request);
+    }
+
+    pub(super) fn clip(&mut self, result: ClipResult) {
+        match self.asked.remove(&result.id) {
+            Some((path, body)) => self.clip_is(&path, body, result),
+            None => tracing::error!(clip = result.id, "a clip nobody asked for"),
+        }
+    }
+
+    /// Clips of an earlier process that nobody has heard of.
+    pub(super) fn earlier(&mut self, unheard: Vec<Unheard>) {
+        for Unheard { request: r, result } in unheard {
+            let (source, path, label) = (&result.source, &r.path, &r.label);
+            let body = ClipBody::asked(
+                &self.device,
+                &r.trigger_id,
+                [source.as_str(), path.as_str(), label.as_str()],
+                (r.start_ns, r.end_ns),
+            );
+            self.clip_is(&r.path, body, result);
+        }
+    }
+
+    fn clip_is(&mut self, path: &Name, body: ClipBody, result: ClipResult) {
+        let after = result.clone();
+        let body = match result.state {
+            Cut::Failed { reason } => body.failed(reason),
+            Cut::Ready(clip) => ClipBody {
+                lead_in_ms: clip.lead_in_ms,
+                short_pre_ms: clip.short_pre_ms,
+                short_post_ms: clip.short_post_ms,
+                end_reason: word(&clip.end_reason),
+                partial: clip.partial,
+                playable: self
+                    .store
+                    .get()
+                    .and_then(|clips| clips.store.playable(&clip, clips.beside)),
+                frames: clip.frames,
+                gaps: clip
+                    .gaps
+                    .iter()
+                    .map(|g| ClipGap::new(g.from_ns, g.to_ns))
+                    .collect(),
+                codec: word(&clip.codec),
+                sha256: Some(clip.sha256.clone()),
+                bytes: clip.bytes,
+                ..body.ready(clip.file.clone(), clip.start_ns, clip.end_ns)
+            },
+        };
+        self.clip_message(path, &after.id, body);
+        if let Some(clips) = self.store.get() {
+            clips.add(&after);
+        }
+    }
+
+    /// A store that keeps no clips any more.
+    pub(super) fn look_at_store(&mut self) {
+        const CODE: &str = "clip_store";
+        let Some(trouble) = self
+            .store
+            .get()
+            .and_then(|c| c.store.trouble().map(str::to_owned))
+        else {
+            return;
+        };
+        if self.problems.iter().all(|p| p.code != CODE) {
+            let advice = "check the disk (dmesg says what the kernel saw), then start visualpath again; triggers go on";
+            self.problem(problem(CODE, "clips", &trouble, advice));
+        }
+    }
+
+    fn trace_clip(&self, path: &Name, id: &str, body: &ClipBody) {
+        if !self.hub.enabled(Level::Minimal) {
+            return;
+        }
+        // They were names before they were texts.
+        let (Ok(source), Ok(label)) = (Name::new(&body.source), Name::new(&body.label)) else {
+            return;
+        };
+        self.hub.emit_with(Level::Minimal, || {
+            let ready = body.state == ClipState::Ready;
+            Record::Clip(ClipRecord {
+                timestamp_ns: self.hub.now_ns(),
+                source,
+                path: path.clone(),
+                label,
+                id: id.to_owned(),
+                trigger_id: body.trigger_id.clone(),
+                state: if ready { "ready" } else { "failed" }.to_owned(),
+                file: body.file.clone(),
+                reason: body.reason.clone(),
+                start_ns: ready.then_some(body.start_ns),
+                end_ns: ready.then_some(body.end_ns),
+            })
+        });
+    }
+
+    fn clip_message(&mut self, path: &Name, id: &str, body: ClipBody) {
+        let count = match body.state {
+            ClipState::Ready => &self.counts.ready,
+            ClipState::Failed => &self.counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.trace_clip(path, id, &body);
+        match self.out.clip(path, id, body) {
+            Ok(payload) => {
+                if let Some(app) = &self.app {
+                    app.clip(&payload);
+                }
+                self.out.print(&Line::Clip(payload));
+                if let Some(clips) = self.store.get() {
+                    clips.store.told(id);
+                }
+            }
+            Err(e) => {
+                tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");
+                self.refused();
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, clips: &Receiver<ClipResult>) {
+        for result in clips.try_iter() {
+            self.clip(result);
+        }
+        let is_answered_later = self.store.get().is_some_and(|c| c.store.has_index());
+        for (id, (path, body)) in std::mem::take(&mut self.asked) {
+            if is_answered_later {
+                // The disk may yet finish it. It is on the books, and the next start tells.
+                tracing::warn!(
+                    clip = id,
+                    "still being written when the appliance stopped; told of after the next start"
+                );
+                continue;
+            }
+            let why = "still being written when the appliance stopped";
+            self.clip_message(&path, &id, body.failed(why));
+        }
+    }
+}
+
+/// The word an enum has in messages.
+fn word(value: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_value(value)
+        .ok()?
+        .as_str()
+        .map(str::to_owned)
+}
