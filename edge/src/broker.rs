@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use serde::Serialize;
 use visualpath_core::Clock;
 use visualpath_mqtt::{
-    BrokerUrl, MqttOptions, Publisher, PublisherError, PublisherHandle, Scheme, TopicError, Topics,
-    UrlError, parse_url,
+    BrokerUrl, Command, CommandOptions, MqttOptions, Publisher, PublisherError, PublisherHandle,
+    Scheme, TopicError, Topics, UrlError, parse_url,
 };
 
+use crate::commands::CommandVerb;
 use crate::config::Config;
 
 /// `mqtt.url` that turns publishing off.
@@ -75,6 +77,10 @@ pub fn options(config: &Config, url: BrokerUrl) -> Result<MqttOptions, BrokerSta
     Ok(options)
 }
 
+fn words(verbs: &[CommandVerb]) -> Vec<String> {
+    verbs.iter().map(|v| v.word().to_owned()).collect()
+}
+
 /// A running publisher and, perhaps, its own broker.
 pub struct Broker {
     publisher: Option<Arc<PublisherHandle>>,
@@ -93,8 +99,15 @@ const EMBEDDED_LINGER: Duration = Duration::from_millis(500);
 
 impl Broker {
     /// Starts what `[mqtt]` asks for. A broker that is not there is no error: the publisher goes
-    /// on trying.
-    pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, BrokerStartError> {
+    /// on trying. Commands go to `commands`, as far as the config allows them.
+    ///
+    /// # Errors
+    /// If the address, the password file or the embedded broker's port can't be used.
+    pub fn start(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        commands: Option<Sender<Command>>,
+    ) -> Result<Self, BrokerStartError> {
         let device = config.device_id().to_owned();
         let mut this = Self {
             publisher: None,
@@ -115,7 +128,15 @@ impl Broker {
         if url.scheme == Scheme::Embedded {
             url = this.embed(&url)?;
         }
-        let options = options(config, url.clone())?;
+        let mut options = options(config, url.clone())?;
+        // Where none is allowed, nothing is subscribed to.
+        options.commands = commands
+            .filter(|_| !config.mqtt.commands.is_empty())
+            .map(|to| CommandOptions {
+                known: words(&CommandVerb::ALL),
+                allowed: words(&config.mqtt.commands),
+                to,
+            });
         this.ready.mqtt = Some(Address {
             host: url.host.clone(),
             port: url.port,

@@ -18,6 +18,9 @@ pub mod builder;
 pub mod builtin;
 #[doc(hidden)]
 pub mod cli;
+mod clip_check;
+pub mod clips;
+pub mod commands;
 pub mod config;
 #[doc(hidden)]
 pub mod exit;

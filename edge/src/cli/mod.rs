@@ -1,6 +1,7 @@
 //! The command line: verbs, logging, exit codes.
 
 mod check;
+mod clip;
 mod devices;
 mod doctor;
 mod extras;
@@ -21,6 +22,7 @@ use visualpath_core::PluginError;
 use crate::config::{self, Diagnostic, LoadOptions, Loaded};
 use crate::exit::Exit;
 use crate::pipeline::StartError;
+use clip::ClipVerb;
 use plugins::PluginsVerb;
 
 /// Vision appliance for ARM camera boards.
@@ -112,6 +114,9 @@ enum Verb {
     /// Models this machine has.
     #[command(subcommand)]
     Models(ModelsVerb),
+    /// Clips: the list, a new one, are they whole, keep or delete them.
+    #[command(subcommand)]
+    Clip(ClipVerb),
     /// Look at what a run recorded (`[observability]`).
     #[command(subcommand)]
     Trace(TraceVerb),
@@ -297,6 +302,7 @@ pub fn main() -> Exit {
             json,
         }) => check::show(&config, expanded, json),
         Verb::Plugins(verb) => plugins::run(verb),
+        Verb::Clip(verb) => clip::run(verb),
         Verb::Models(ModelsVerb::List { json }) => extras::models_list(false, json),
         Verb::Models(ModelsVerb::Verify { json }) => extras::models_list(true, json),
         Verb::Models(ModelsVerb::Bench { name, runs, json }) => {

@@ -14,6 +14,7 @@ pub use super::source::{ControlSetting, SourceConfig, SourceFormat, SourceKind, 
 pub use super::values::{DEVICE_PATTERN, DeviceId, NAME_PATTERN, OneOrMany};
 use super::values::{auto_integer, name, name_or_names, named, names};
 pub use super::watch::WatchConfig;
+use crate::commands::CommandVerb;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use visualpath_core::Auto;
@@ -472,6 +473,9 @@ pub struct ClipConfig {
     /// Threads that OpenH264 may take.
     #[schemars(range(min = 1, max = 4))]
     pub threads: u16,
+    /// Keep the video of every source in memory, also where no rule wants clips: for the command
+    /// `clip`. It is encoded all the time.
+    pub always: bool,
     /// Encoded video kept in memory per source, so that a clip can begin before its event.
     #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64))]
     pub ring_bytes: u64,
@@ -498,6 +502,7 @@ impl Default for ClipConfig {
             encoder: ClipEncoder::Auto,
             openh264_library: None,
             threads: 1,
+            always: false,
             ring_bytes: 64 << 20,
             gop_s: 2.0,
             bitrate: Auto::Auto,
@@ -523,6 +528,9 @@ pub struct MqttConfig {
     /// File with the password (its first line).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// What may be asked for at `<prefix>/<device>/cmd`, by everybody whom the broker lets publish
+    /// there. Empty: nothing.
+    pub commands: Vec<CommandVerb>,
     /// Announce the device to Home Assistant.
     pub homeassistant: bool,
 }
@@ -534,6 +542,12 @@ impl Default for MqttConfig {
             prefix: "visualpath".to_owned(),
             username: None,
             password_file: None,
+            commands: vec![
+                CommandVerb::Clip,
+                CommandVerb::ClipList,
+                CommandVerb::ClipPin,
+                CommandVerb::ClipUnpin,
+            ],
             homeassistant: false,
         }
     }

@@ -3,21 +3,75 @@
 //! Whoever was told of a trigger with a clip is told once what became of it: `ready`, or `failed`
 //! with a reason; after a crash by the next process.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use visualpath_core::Name;
-use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Cut, Unheard};
+use visualpath_media::clip::{ClipRequest, ClipResult, ClipState as Became, Unheard};
 use visualpath_mqtt::payload::ClipGap;
-use visualpath_mqtt::{ClipBody, ClipState, Event as Line, TriggerPayload};
+use visualpath_mqtt::{
+    ClipBody, ClipPayload, ClipState, CommandError, Event as Line, TriggerPayload,
+};
 use visualpath_platform::trace::record::ClipRecord;
 use visualpath_platform::trace::{Level, Record};
 
 use super::events::Events;
 use super::line::LineShared;
 use super::problem;
+use crate::commands::{Answer, ClipAccepted, Outcome};
+
+/// A clip that a command asks for.
+pub struct Cut {
+    /// The source.
+    pub line: Arc<LineShared>,
+    /// What is asked.
+    pub request: ClipRequest,
+    /// The answer, …
+    pub accepted: ClipAccepted,
+    /// … unless it is to be the clip's message.
+    pub wait: bool,
+    /// Who asked.
+    pub answer: Answer,
+}
 
 impl Events {
+    /// No trigger asks for it, so nothing is told before it is ready or failed.
+    pub(super) fn cut(&mut self, cut: Cut) {
+        let Cut {
+            line,
+            request,
+            accepted,
+            wait,
+            answer,
+        } = cut;
+        let Some(evidence) = line.evidence() else {
+            let message = format!("source `{}` keeps no video", line.source);
+            return answer.give(Err(CommandError::new("no_ring", message)));
+        };
+        // Whoever is told its id has it answered for, also by the next process.
+        evidence.announce(&request);
+        let body = ClipBody::asked(
+            &self.device,
+            &request.trigger_id,
+            [
+                line.source.as_str(),
+                request.path.as_str(),
+                request.label.as_str(),
+            ],
+            (request.start_ns, request.end_ns),
+        );
+        self.asked
+            .insert(request.id.clone(), (request.path.clone(), body));
+        if wait {
+            self.waiting.insert(request.id.clone(), answer);
+        } else {
+            let failed = |e: serde_json::Error| CommandError::new("failed", e.to_string());
+            answer.give(serde_json::to_value(&accepted).map_err(failed));
+        }
+        evidence.request(request);
+    }
+
     /// From here on `ready` or `failed` follows, whatever happens.
     pub(super) fn ask_for_clip(
         &mut self,
@@ -59,10 +113,11 @@ impl Events {
     fn clip_is(&mut self, path: &Name, body: ClipBody, result: ClipResult) {
         let after = result.clone();
         let body = match result.state {
-            Cut::Failed { reason } => body.failed(reason),
-            Cut::Ready(clip) => ClipBody {
+            Became::Failed { reason } => body.failed(reason),
+            Became::Ready(clip) => ClipBody {
                 lead_in_ms: clip.lead_in_ms,
                 short_pre_ms: clip.short_pre_ms,
+                short_pre_reason: clip.short_pre_reason.as_ref().and_then(word),
                 short_post_ms: clip.short_post_ms,
                 end_reason: word(&clip.end_reason),
                 partial: clip.partial,
@@ -142,6 +197,9 @@ impl Events {
                 if let Some(app) = &self.app {
                     app.clip(&payload);
                 }
+                if let Some(answer) = self.waiting.remove(id) {
+                    answer.give(outcome(&payload));
+                }
                 self.out.print(&Line::Clip(payload));
                 if let Some(clips) = self.store.get() {
                     clips.store.told(id);
@@ -158,6 +216,8 @@ impl Events {
         for result in clips.try_iter() {
             self.clip(result);
         }
+        // Whoever waits for one that did not make it hears that the appliance stops.
+        self.waiting.clear();
         let is_answered_later = self.store.get().is_some_and(|c| c.store.has_index());
         for (id, (path, body)) in std::mem::take(&mut self.asked) {
             if is_answered_later {
@@ -174,8 +234,22 @@ impl Events {
     }
 }
 
+/// What whoever waited for a clip is told.
+fn outcome(clip: &ClipPayload) -> Outcome {
+    match (clip.clip.state, &clip.clip.reason) {
+        (ClipState::Ready, _) => {
+            serde_json::to_value(clip).map_err(|e| CommandError::new("failed", e.to_string()))
+        }
+        (ClipState::Failed, reason) => {
+            let reason = reason.as_deref().unwrap_or("no reason was given");
+            let message = format!("clip {} failed: {reason}", clip.id);
+            Err(CommandError::new("clip_failed", message))
+        }
+    }
+}
+
 /// The word an enum has in messages.
-fn word(value: &impl serde::Serialize) -> Option<String> {
+pub(crate) fn word(value: &impl serde::Serialize) -> Option<String> {
     serde_json::to_value(value)
         .ok()?
         .as_str()

@@ -20,11 +20,13 @@ use visualpath_platform::trace::ObservabilityHub;
 use visualpath_platform::{Lateness, Times};
 
 use super::app::App;
+use super::clip_events::Cut;
 use super::evidence::{Clips, clip_request};
 use super::line::LineShared;
 use super::out::Out;
 use super::wall::WallClock;
 use super::{health_message, problem};
+use crate::commands::Answer;
 
 /// What reaches the events thread.
 pub enum Event {
@@ -99,6 +101,8 @@ pub enum Event {
     },
     /// Clips of an earlier process that nobody was told of.
     Earlier(Vec<Unheard>),
+    /// A command asks for a clip.
+    Cut(Box<Cut>),
     /// Everything sent before has been taken care of once this sender is dropped.
     Flush(Sender<()>),
     /// Nothing follows.
@@ -142,6 +146,8 @@ pub struct Events {
     pub on: HashMap<(Name, Name), Vec<Name>>,
     /// Clips asked for, by id, with their path and what is known of them.
     pub asked: HashMap<String, (Name, ClipBody)>,
+    /// Who waits for one of them, by its id.
+    pub waiting: HashMap<String, Answer>,
     /// Where clips are kept, once there are some.
     pub store: Arc<OnceLock<Clips>>,
     /// Where trace records go.
@@ -319,6 +325,7 @@ impl Events {
             Event::Problem(problem) => self.problem(*problem),
             Event::Solved { code, subject } => self.solved(&code, &subject),
             Event::Earlier(unheard) => self.earlier(unheard),
+            Event::Cut(cut) => self.cut(*cut),
             Event::Flush(done) => drop(done),
             Event::End => {}
         }

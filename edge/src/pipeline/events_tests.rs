@@ -51,6 +51,7 @@ fn events(counts: &Arc<Counts>, app: Option<App>) -> Events {
         open: HashMap::new(),
         on: HashMap::new(),
         asked: HashMap::new(),
+        waiting: HashMap::new(),
         store: Arc::default(),
         hub: Arc::new(ObservabilityHub::new(Level::Off)),
         sink_losses: HashMap::new(),

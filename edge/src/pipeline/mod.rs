@@ -19,6 +19,7 @@ mod clip_events;
 pub mod events;
 #[doc(hidden)]
 pub mod evidence;
+mod executor;
 #[doc(hidden)]
 pub mod line;
 pub mod out;
@@ -52,10 +53,13 @@ use visualpath_mqtt::{
 use visualpath_platform::Registry;
 
 use crate::broker::{Broker, BrokerStartError};
+use crate::commands::{Asked, Commands};
 use crate::config::{Config, SourceConfig};
 use app::{App, AppContext, OnTrigger};
 use capture::Ended;
+pub(crate) use clip_events::word;
 use events::{Counts, Events};
+use executor::Executor;
 use line::{LineMaker, LineStats};
 use out::{Out, Print};
 use reload::Request;
@@ -179,6 +183,7 @@ pub struct Pipeline {
     stop: StopFlag,
     wall_start: Option<jiff::Timestamp>,
     requests: (Sender<Request>, Receiver<Request>),
+    asked: (Sender<Asked>, Receiver<Asked>),
 }
 
 impl Pipeline {
@@ -194,6 +199,7 @@ impl Pipeline {
             stop: StopFlag::new(),
             wall_start: None,
             requests: bounded(1),
+            asked: bounded(executor::QUEUE),
         }
     }
 
@@ -249,6 +255,13 @@ impl Pipeline {
         }
     }
 
+    /// Asks the pipeline to do something while it runs, from any thread.
+    pub fn commands(&self) -> Commands {
+        Commands {
+            to: self.asked.0.clone(),
+        }
+    }
+
     /// Runs until every source has ended or the stop flag is set.
     ///
     /// # Errors
@@ -261,7 +274,8 @@ impl Pipeline {
         make_state_dir(&self.config)?;
 
         // The broker first: a subscriber may come while models load.
-        let broker = Broker::start(&self.config, Arc::clone(&clock))?;
+        let (to_executor, over_mqtt) = bounded(executor::QUEUE);
+        let broker = Broker::start(&self.config, Arc::clone(&clock), Some(to_executor))?;
         let out = Out::new(broker.publisher(), self.print);
         out.print_json(&broker.ready());
         let (to_events, from_all) = bounded(EVENTS);
@@ -313,6 +327,7 @@ impl Pipeline {
             open: HashMap::new(),
             on: HashMap::new(),
             asked: HashMap::new(),
+            waiting: HashMap::new(),
             store: Arc::clone(&maker.store),
             walls: Arc::clone(&maker.walls),
             hub: Arc::clone(&hub),
@@ -320,6 +335,18 @@ impl Pipeline {
             counts: Arc::clone(&counts),
         };
         let events = spawn("events", move || events.run(&from_all, &clips))?;
+        let executor = Executor {
+            config: self.config.clone(),
+            walls: Arc::clone(&maker.walls),
+            store: Arc::clone(&maker.store),
+            events: maker.events.clone(),
+            publisher: broker.publisher(),
+        };
+        let (stop_executor, stopped) = bounded::<()>(0);
+        let (own, asked) = self.asked;
+        let executor = spawn("commands", move || {
+            executor.run(&over_mqtt, &asked, &stopped)
+        })?;
         let mut running = Running {
             config: self.config,
             registry: self.registry,
@@ -342,7 +369,7 @@ impl Pipeline {
         let (_, requests) = self.requests;
         running.supervise(&events, &requests);
         // Who still asks is told that nobody is there.
-        drop(requests);
+        drop((requests, own, stop_executor));
         running.stop_lines();
         let Running {
             mut stopping,
@@ -353,6 +380,7 @@ impl Pipeline {
             ..
         } = running;
         maker.events.end(stopping.left());
+        stopping.join("commands", executor, |_| ());
         let asked_to_stop = stop.is_set();
         // An events thread that ends late ends the process late, but not for ever.
         stop.stop();

@@ -37,6 +37,8 @@ pub struct LinePlan {
     pub extractors: Vec<Planned>,
     /// Its paths.
     pub paths: Vec<PlannedPath>,
+    /// It keeps its video also if no path wants clips.
+    pub keeps_video: bool,
 }
 
 /// One extractor of one source, without its model.
@@ -92,9 +94,9 @@ pub enum PlannedFusion {
 }
 
 impl LinePlan {
-    /// Whether any of its paths may want clips.
+    /// Whether any of its paths, or a command, may want clips.
     pub fn wants_clips(&self) -> bool {
-        self.paths.iter().any(|p| p.wants_clips)
+        self.keeps_video || self.paths.iter().any(|p| p.wants_clips)
     }
 
     /// The longest time that a clip may begin before its rule fires, seconds.
@@ -164,6 +166,7 @@ pub fn plan(config: &Config, registry: &Registry) -> Result<Plan, StartError> {
             privacy: config.privacy_of(source.as_str()),
             extractors,
             paths,
+            keeps_video: config.clip.always,
         });
     }
     // An extractor or rule that is wrong is so on every source that uses it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use visualpath_core::Name;
@@ -51,7 +52,64 @@ pub enum EntryState {
     Failed,
 }
 
+/// A file in the clip directory that belongs to no clip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrayFile {
+    /// The file, with the state directory.
+    pub file: PathBuf,
+    /// What is wrong with it, and what to do.
+    pub problem: &'static str,
+}
+
 impl ClipStore {
+    /// What lies there and belongs to no clip. Files being written, or waiting for the next start to
+    /// be finished, are none of these.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn strays(&self) -> Result<Vec<StrayFile>, StoreError> {
+        let mut strays = Vec::new();
+        for (stem, endings) in self.all_files()? {
+            let has = |ending| endings.contains_key(ending);
+            let (ending, problem) = match (has("mp4"), has("mp4.part")) {
+                (_, true) => continue,
+                (true, false) if self.sidecar(&stem).is_some() => continue,
+                (true, false) => (
+                    "mp4",
+                    "has no .json beside it that says what it is: the next start of the appliance \
+                     makes it whole; else delete it",
+                ),
+                (false, false) => match endings.keys().next() {
+                    Some(ending) => (
+                        *ending,
+                        "belongs to no clip: the next start of the appliance deletes it",
+                    ),
+                    None => continue,
+                },
+            };
+            let file = self.root.join(format!("{stem}.{ending}"));
+            // Finished or deleted between the two looks at it.
+            let there = |ending: &str| {
+                self.disk
+                    .exists(&self.root.join(format!("{stem}.{ending}")))
+            };
+            let path_is_there = self.disk.exists(&file).map_err(io_error("find", &file))?;
+            let is_finished = ending != "mp4" && there("mp4").unwrap_or(false);
+            if path_is_there && !is_finished {
+                strays.push(StrayFile { file, problem });
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Files by clip; none where there is no directory yet.
+    fn all_files(&self) -> Result<BTreeMap<String, BTreeMap<&'static str, u64>>, StoreError> {
+        match self.files() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            files => files.map_err(io_error("list", &self.root)),
+        }
+    }
+
     /// What is known of every clip, oldest first: the index's, and the files' where it has none.
     ///
     /// # Errors
@@ -87,11 +145,7 @@ impl ClipStore {
             };
             entries.insert(r.id, entry);
         }
-        let files = match self.files() {
-            Ok(files) => files,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(io_error("list", &self.root)(e)),
-        };
+        let files = self.all_files()?;
         let mut there = BTreeSet::new();
         for (stem, endings) in &files {
             if !endings.contains_key("mp4") {

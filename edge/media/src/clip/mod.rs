@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
 
 pub use self::after::{After, Beside};
-pub use self::entries::{ClipEntry, EntryState};
+pub use self::entries::{ClipEntry, EntryState, StrayFile};
 pub use self::index::IndexError;
 pub use self::lane::{EvidenceLane, Finish, LaneError, LaneOptions, LaneStats, Offered};
 pub use self::store::{ClipStore, StoreError};

@@ -54,6 +54,10 @@ pub struct ClipBody {
     pub lead_in_ms: f64,
     /// Asked for before the event, but not there.
     pub short_pre_ms: f64,
+    /// Why it is not there; `null` if nothing is missing: `source_start` (the source had not begun),
+    /// `evicted` (`clip.ring_bytes` is too small), `format_change` (the picture changed in between).
+    #[serde(default)]
+    pub short_pre_reason: Option<String>,
     /// Asked for after the event, but not there.
     pub short_post_ms: f64,
     /// Why it ends where it ends.
@@ -137,6 +141,7 @@ impl ClipBody {
             end_ms: ms(end_ns),
             lead_in_ms: 0.0,
             short_pre_ms: 0.0,
+            short_pre_reason: None,
             short_post_ms: 0.0,
             end_reason: None,
             partial: false,
