@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -19,10 +19,14 @@ use visualpath_core::Name;
 use visualpath_mqtt::CommandError;
 use visualpath_mqtt::command::stopping;
 
+use crate::clips::ClipList;
+
 /// Longest stretch of time that may be asked for at once, and how far ahead it may end, seconds.
 pub const MAX_CLIP_S: f64 = 3600.0;
 /// What `clip` cuts if nothing is said: the last so many seconds.
 pub const LAST_S: f64 = 30.0;
+/// Commands that may wait.
+pub(crate) const QUEUE: usize = 16;
 /// Most clips in one answer, so that it fits into a message.
 pub const MAX_LISTED: usize = 200;
 
@@ -122,6 +126,15 @@ pub struct ClipAccepted {
     pub to: String,
 }
 
+/// Name and JSON Schema of what `clip` takes and of what the verbs answer.
+pub fn schemas() -> Vec<(&'static str, Value)> {
+    vec![
+        ("clip_args", schemars::schema_for!(ClipArgs).into()),
+        ("clip_accepted", schemars::schema_for!(ClipAccepted).into()),
+        ("clip_list", schemars::schema_for!(ClipList).into()),
+    ]
+}
+
 /// What an answer is.
 pub type Outcome = Result<Value, CommandError>;
 
@@ -164,10 +177,17 @@ pub(crate) struct Asked {
     pub answer: Answer,
 }
 
+/// The way to whoever executes commands. Without a bound of its own: this kind of channel drops what
+/// is in it, and so answers it, when the receiver goes; [`Commands::ask`] keeps it short.
+pub(crate) fn channel() -> (Commands, Receiver<Asked>) {
+    let (to, asked) = unbounded();
+    (Commands { to }, asked)
+}
+
 /// Asks a running appliance, from any thread of its process.
 #[derive(Debug, Clone)]
 pub struct Commands {
-    pub(crate) to: Sender<Asked>,
+    to: Sender<Asked>,
 }
 
 impl Commands {
@@ -183,15 +203,12 @@ impl Commands {
             args,
             answer: Answer::new(answer),
         };
-        match self.to.try_send(asked) {
-            Ok(()) => {}
-            Err(TrySendError::Full(asked)) => asked.answer.give(Err(CommandError::new(
-                "busy",
-                "too many commands are waiting: try again later",
-            ))),
-            // Answers as it is dropped.
-            Err(TrySendError::Disconnected(_)) => {}
+        if self.to.len() >= QUEUE {
+            let message = "too many commands are waiting: try again later";
+            return asked.answer.give(Err(CommandError::new("busy", message)));
         }
+        // One that can't be sent answers as it is dropped.
+        drop(self.to.send(asked));
     }
 
     /// The same, waiting for at most `limit`. A command that is answered later is executed all the
@@ -218,19 +235,19 @@ mod tests {
 
     #[test]
     fn whoever_asks_is_answered_also_if_nobody_does() {
-        let (to, asked) = bounded(1);
-        let commands = Commands { to };
-        let (told, outcomes) = bounded(3);
+        let (commands, asked) = channel();
+        let (told, outcomes) = bounded(QUEUE + 2);
         let ask = || {
             let told = told.clone();
             commands.ask("clip", Map::new(), move |o| told.send(o).unwrap());
         };
-        ask();
-        ask();
+        (0..=QUEUE).for_each(|_| ask());
         assert_eq!(outcomes.try_recv().unwrap().unwrap_err().code, "busy");
-        assert!(outcomes.try_recv().is_err(), "the first is still waiting");
+        assert!(outcomes.try_recv().is_err(), "the others are still waiting");
         drop(asked);
-        assert_eq!(outcomes.try_recv().unwrap().unwrap_err().code, "stopping");
+        for _ in 0..QUEUE {
+            assert_eq!(outcomes.try_recv().unwrap().unwrap_err().code, "stopping");
+        }
         ask();
         assert_eq!(outcomes.try_recv().unwrap().unwrap_err().code, "stopping");
         assert!(outcomes.try_recv().is_err(), "each is answered once");

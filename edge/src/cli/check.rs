@@ -185,7 +185,8 @@ pub fn schema(message: Option<&str>) -> Exit {
     let Some(name) = message else {
         return pretty(config::schema());
     };
-    let all = visualpath_mqtt::schemas();
+    let mut all = visualpath_mqtt::schemas();
+    all.extend(crate::commands::schemas());
     match all.iter().find(|(n, _)| *n == name) {
         Some((_, schema)) => pretty(schema),
         None => {

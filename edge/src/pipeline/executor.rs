@@ -29,8 +29,6 @@ use crate::config::Config;
 pub const COMMAND_PATH: &str = "command";
 /// The label of one that was given none.
 const COMMAND_LABEL: &str = "clip";
-/// Commands that may wait.
-pub const QUEUE: usize = 16;
 
 /// What the thread works on.
 pub struct Executor {
@@ -412,8 +410,10 @@ fn moment(
     if text.starts_with(['-', '+'])
         && let Ok(relative) = text.trim_start_matches('+').parse::<SignedDuration>()
     {
-        let ns = i64::try_from(relative.as_nanos()).unwrap_or(i64::MAX);
-        return Ok(now_ns.saturating_add(ns));
+        let far = i128::from(i64::MAX);
+        let ns = relative.as_nanos().clamp(-far, far);
+        // It fits now.
+        return Ok(now_ns.saturating_add(i64::try_from(ns).unwrap_or_default()));
     }
     text.parse::<Timestamp>().map(to_source).map_err(|_| {
         let message = format!(

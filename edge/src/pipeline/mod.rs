@@ -53,7 +53,7 @@ use visualpath_mqtt::{
 use visualpath_platform::Registry;
 
 use crate::broker::{Broker, BrokerStartError};
-use crate::commands::{Asked, Commands};
+use crate::commands::{self, Asked, Commands};
 use crate::config::{Config, SourceConfig};
 use app::{App, AppContext, OnTrigger};
 use capture::Ended;
@@ -183,7 +183,7 @@ pub struct Pipeline {
     stop: StopFlag,
     wall_start: Option<jiff::Timestamp>,
     requests: (Sender<Request>, Receiver<Request>),
-    asked: (Sender<Asked>, Receiver<Asked>),
+    commands: (Commands, Receiver<Asked>),
 }
 
 impl Pipeline {
@@ -199,7 +199,7 @@ impl Pipeline {
             stop: StopFlag::new(),
             wall_start: None,
             requests: bounded(1),
-            asked: bounded(executor::QUEUE),
+            commands: commands::channel(),
         }
     }
 
@@ -257,9 +257,7 @@ impl Pipeline {
 
     /// Asks the pipeline to do something while it runs, from any thread.
     pub fn commands(&self) -> Commands {
-        Commands {
-            to: self.asked.0.clone(),
-        }
+        self.commands.0.clone()
     }
 
     /// Runs until every source has ended or the stop flag is set.
@@ -274,7 +272,7 @@ impl Pipeline {
         make_state_dir(&self.config)?;
 
         // The broker first: a subscriber may come while models load.
-        let (to_executor, over_mqtt) = bounded(executor::QUEUE);
+        let (to_executor, over_mqtt) = bounded(commands::QUEUE);
         let broker = Broker::start(&self.config, Arc::clone(&clock), Some(to_executor))?;
         let out = Out::new(broker.publisher(), self.print);
         out.print_json(&broker.ready());
@@ -343,7 +341,7 @@ impl Pipeline {
             publisher: broker.publisher(),
         };
         let (stop_executor, stopped) = bounded::<()>(0);
-        let (own, asked) = self.asked;
+        let (own, asked) = self.commands;
         let executor = spawn("commands", move || {
             executor.run(&over_mqtt, &asked, &stopped)
         })?;
