@@ -28,6 +28,10 @@ main() {
         say "no ARM machine here: $(cat "$VM/missing")"
         exit 75
     fi
+    if [ -e "$VM/no_encoder" ]; then
+        say "the encoder's scenario is left out: $(cat "$VM/no_encoder")"
+        export VISUALPATH_VM_NO_ENCODER=1
+    fi
     build
     make_initrd
     VISUALPATH_VM_KERNEL="$VM/vmlinuz" VISUALPATH_VM_INITRD="$INITRD" VISUALPATH_VM_ONLY="$*" \
