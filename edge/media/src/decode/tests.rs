@@ -322,6 +322,22 @@ fn with_b_pictures(codec: Codec) -> (Vec<u8>, Vec<u64>) {
     (bytes, order)
 }
 
+/// Packets of H.264 with B pictures, for other tests.
+pub(crate) fn packets_with_b_pictures() -> Vec<Packet> {
+    let (bytes, order) = with_b_pictures(Codec::H264);
+    packets(Codec::H264, &bytes, Some(&order))
+}
+
+/// Which of the numbered pictures this luma is of.
+pub(crate) fn number_of(luma: &[u8]) -> u64 {
+    let sum: u64 = luma.iter().map(|l| u64::from(*l)).sum();
+    let plain: u64 = numbered(0)[..luma.len()]
+        .iter()
+        .map(|l| u64::from(*l))
+        .sum();
+    (sum.saturating_sub(plain) + luma.len() as u64 * 5 / 2) / (luma.len() as u64 * 5)
+}
+
 #[test]
 fn a_stream_that_turns_out_to_have_b_pictures_goes_to_the_child() {
     let (bytes, order) = with_b_pictures(Codec::H264);
