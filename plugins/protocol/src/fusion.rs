@@ -191,3 +191,50 @@ impl TryFrom<FusionAnswer> for FusionResult {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use visualpath_core::{Phase, Signals, TriggerKind};
+
+    use super::*;
+
+    fn trigger(best_ns: Option<i64>, metadata: &Value) -> visualpath_core::Trigger {
+        visualpath_core::Trigger {
+            label: Name::new("visitor").unwrap(),
+            kind: TriggerKind::Point,
+            phase: Phase::Point,
+            event: 1,
+            frame_id: 1,
+            t_ns: 10,
+            fired_ns: 30,
+            event_start_ns: 10,
+            event_end_ns: 30,
+            best_ns,
+            t_start_ns: 0,
+            t_end_ns: 40,
+            score: 0.5,
+            reason: "test".to_owned(),
+            observations_used: 1,
+            signals: Signals::new(),
+            objects: Vec::new(),
+            clip: true,
+            metadata: metadata.as_object().unwrap().clone(),
+        }
+    }
+
+    #[test]
+    fn the_best_frame_goes_over_the_wire_in_the_metadata_and_nowhere_else() {
+        for best_ns in [None, Some(20), Some(i64::MIN)] {
+            let here = trigger(best_ns, &json!({"note": 1}));
+            let there = Trigger::from(&here);
+            let metadata = Value::Object(there.metadata.clone().into_map());
+            assert_eq!(metadata.get("best_ns").and_then(Value::as_i64), best_ns);
+            assert_eq!(visualpath_core::Trigger::try_from(there).unwrap(), here);
+        }
+        // Not a time: it stays what it is.
+        let here = trigger(None, &json!({"best_ns": "soon"}));
+        let back = visualpath_core::Trigger::try_from(Trigger::from(&here)).unwrap();
+        assert_eq!(back, here);
+    }
+}

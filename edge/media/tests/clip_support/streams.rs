@@ -95,28 +95,7 @@ pub fn read(codec: Codec, file: &Path) -> Stream {
         format,
         "-",
     ]);
-    let listed = Command::new("ffprobe")
-        .args([
-            "-v",
-            "error",
-            "-ignore_editlist",
-            "1",
-            "-show_entries",
-            "packet=pts,size,flags",
-            "-of",
-            "csv=p=0",
-        ])
-        .arg(file)
-        .output()
-        .unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let mut rows: Vec<(i64, usize, bool)> = Vec::new();
-    for line in listed.lines() {
-        let mut fields = line.split(',');
-        let pts = fields.next().unwrap().parse().unwrap();
-        let size = fields.next().unwrap().parse().unwrap();
-        rows.push((pts, size, fields.next().unwrap().starts_with('K')));
-    }
+    let rows = listed(file);
     let mut order: Vec<i64> = rows.iter().map(|r| r.0).collect();
     order.sort_unstable();
     let shown = |pts: i64| order.iter().position(|p| *p == pts).unwrap();
@@ -172,6 +151,33 @@ pub fn read(codec: Codec, file: &Path) -> Stream {
         params: Arc::new(params),
         pictures,
     }
+}
+
+/// When each packet of a file is shown (in its time base), its bytes, and whether it is a key.
+fn listed(file: &Path) -> Vec<(i64, usize, bool)> {
+    let listed = Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-ignore_editlist",
+            "1",
+            "-show_entries",
+            "packet=pts,size,flags",
+            "-of",
+            "csv=p=0",
+        ])
+        .arg(file)
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let mut rows: Vec<(i64, usize, bool)> = Vec::new();
+    for line in listed.lines() {
+        let mut fields = line.split(',');
+        let pts = fields.next().unwrap().parse().unwrap();
+        let size = fields.next().unwrap().parse().unwrap();
+        rows.push((pts, size, fields.next().unwrap().starts_with('K')));
+    }
+    rows
 }
 
 enum Kind {

@@ -118,10 +118,6 @@ class Fusing:
         score = _said(trigger, "score") or getattr(result, "score", 0.0) or 0.0
         reason = _said(trigger, "reason") or getattr(result, "reason", "") or ""
         clip = _said(trigger, "clip")
-        metadata = _object("metadata", _said(trigger, "metadata"))
-        best = _said(trigger, "best_ns")
-        if best is not None:
-            metadata = {**metadata, "best_ns": _integer("best_ns", best)}
         point = Trigger(
             label=label,
             kind="range" if is_range else "point",
@@ -140,7 +136,7 @@ class Fusing:
             signals=_signals(trigger, observations),
             objects=_objects(trigger, observations),
             clip=clip is None or bool(clip),
-            metadata=metadata,
+            metadata=_object("metadata", _said(trigger, "metadata")),
         )
         if not is_range:
             return [point]
