@@ -328,14 +328,14 @@ pub(crate) fn packets_with_b_pictures() -> Vec<Packet> {
     packets(Codec::H264, &bytes, Some(&order))
 }
 
-/// Which of the numbered pictures this luma is of.
+/// Which of the numbered pictures a JPEG shows: this is its luma, full range.
 pub(crate) fn number_of(luma: &[u8]) -> u64 {
-    let sum: u64 = luma.iter().map(|l| u64::from(*l)).sum();
-    let plain: u64 = numbered(0)[..luma.len()]
-        .iter()
-        .map(|l| u64::from(*l))
-        .sum();
-    (sum.saturating_sub(plain) + luma.len() as u64 * 5 / 2) / (luma.len() as u64 * 5)
+    let mean = |luma: &[u8]| luma.iter().map(|l| f64::from(*l)).sum::<f64>() / luma.len() as f64;
+    let limited = mean(luma) * 219.0 / 255.0 + 16.0;
+    let steps = (limited - mean(&numbered(0)[..luma.len()])) / 5.0;
+    (0..100)
+        .find(|n| (*n as f64 - steps).abs() < 0.4)
+        .expect("a numbered picture")
 }
 
 #[test]
