@@ -302,10 +302,12 @@ mod tests {
         }
         assert_eq!(shot(0, 30, 20, &Without(true)).unwrap(), (20, None));
         // Only what the clip shows.
-        assert_eq!(shot(2, 12, 3, &Without(true)).unwrap(), (10, said(10)));
-        let none = shot(2, 8, 3, &Without(true)).unwrap_err();
+        assert_eq!(shot(2, 12, 4, &Without(true)).unwrap(), (10, said(10)));
+        // No B pictures are needed for the first P.
+        assert_eq!(shot(2, 12, 3, &Without(true)).unwrap(), (3, None));
+        let none = shot(2, 8, 4, &Without(true)).unwrap_err();
         assert!(none.to_string().contains("ffmpeg is missing"), "{none}");
-        let none = shot(0, 30, 3, &Without(false)).unwrap_err();
+        let none = shot(0, 30, 4, &Without(false)).unwrap_err();
         assert!(none.to_string().contains("ffmpeg is missing"), "{none}");
     }
 }
