@@ -163,6 +163,7 @@ impl Fusion for Jump {
                 fired_ns: t_ns,
                 event_start_ns: t_ns,
                 event_end_ns: t_ns,
+                best_ns: None,
                 t_start_ns: t_ns - SECOND_NS,
                 t_end_ns: t_ns + SECOND_NS,
                 score: 1.0,

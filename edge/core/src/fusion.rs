@@ -204,6 +204,10 @@ pub struct Trigger {
     pub event_start_ns: i64,
     /// Until when it held, as far as known at this message.
     pub event_end_ns: i64,
+    /// Time of the event's best frame, as far as known at this message: the one a still should
+    /// show. `None` if the fusion has no opinion; the event's first frame has to do then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_ns: Option<i64>,
     /// Clip asked for: start (may be negative).
     pub t_start_ns: i64,
     /// Clip asked for: end; of a RANGE's start, the latest end possible (`max_s`).

@@ -17,12 +17,11 @@
 mod clip_support;
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clip_support::{Random, name, request};
+use clip_support::{Random, grey, name, request};
 use visualpath_core::{ColorSpec, MonotonicClock, NS_PER_S};
 use visualpath_frames::{FramePool, PoolSpec};
 use visualpath_media::clip::{
@@ -195,7 +194,7 @@ fn run(plan: &Plan, wishes: &mut [Wish]) -> Run {
                         && t_ns < wish.asked.end_ns
                     {
                         // It can't be over: no picture at or after its end was offered.
-                        lane.set_end(&wish.asked.id, end_ns);
+                        lane.set_end(&wish.asked.id, end_ns, None);
                         wish.asked.end_ns = end_ns.max(wish.asked.start_ns);
                     }
                 }
@@ -290,19 +289,8 @@ fn params(avcc: &[u8]) -> CodecParams {
 
 /// The pictures that ffmpeg shows.
 fn ffmpeg(file: &Path) -> Vec<(u64, i64)> {
-    let out = Command::new("ffmpeg")
-        .args(["-v", "error", "-xerror", "-nostdin", "-i"])
-        .arg(file)
-        .args(["-fps_mode", "passthrough", "-enc_time_base", "-1"])
-        .args(["-f", "rawvideo", "-pix_fmt", "gray", "-"])
-        .output()
-        .expect("ffmpeg is missing: run cross/setup.sh first");
-    let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        out.status.success() && errors.is_empty(),
-        "{file:?}: {errors}"
-    );
-    let pictures = out.stdout.chunks_exact(WIDTH * HEIGHT);
+    let grey = grey(file, &[]);
+    let pictures = grey.chunks_exact(WIDTH * HEIGHT);
     assert!(pictures.remainder().is_empty());
     pictures
         .map(|p| read_frame_number(p, WIDTH, WIDTH, HEIGHT).unwrap())

@@ -206,7 +206,7 @@ fn the_end_of_a_range_is_exact_whether_it_is_set_early_or_late() {
         offer_all(&bench, &camera, 40..80);
         // For 45 and 70 the pictures after the end are in the file already.
         bench.settle();
-        bench.lane.set_end(&r.id, at(end));
+        bench.lane.set_end(&r.id, at(end), None);
         if end == 120 {
             offer_all(&bench, &camera, 80..130);
         }
@@ -221,7 +221,7 @@ fn the_end_of_a_range_is_exact_whether_it_is_set_early_or_late() {
             (20..=end).collect::<Vec<_>>()
         );
         // Too late is without effect, and gives no second result.
-        bench.lane.set_end(&r.id, at(end + 1));
+        bench.lane.set_end(&r.id, at(end + 1), None);
         bench.lane.finish(Finish::SourceEnd, LONG).unwrap();
         assert!(bench.results.is_empty());
     }

@@ -119,6 +119,10 @@ pub struct TriggerBody {
     pub event_end_ns: i64,
     /// The same in milliseconds.
     pub event_end_ms: i64,
+    /// Time of the event's best frame, as far as known: the one its still shows.
+    pub best_ns: i64,
+    /// The same in milliseconds.
+    pub best_ms: i64,
     /// The clip asked for; may be negative.
     pub t_start_ns: i64,
     /// The same in milliseconds.
@@ -254,6 +258,7 @@ impl TriggerBody {
             Phase::Start => (Some(PhaseWord::Start), None),
             Phase::End { reason } => (Some(PhaseWord::End), Some(reason)),
         };
+        let best_ns = trigger.best_ns.unwrap_or(trigger.t_ns);
         Self {
             boot_id: cx.boot_id.to_owned(),
             device: cx.device.to_owned(),
@@ -273,6 +278,8 @@ impl TriggerBody {
             event_start_ms: ms(trigger.event_start_ns),
             event_end_ns: trigger.event_end_ns,
             event_end_ms: ms(trigger.event_end_ns),
+            best_ns,
+            best_ms: ms(best_ns),
             t_start_ns: trigger.t_start_ns,
             t_start_ms: ms(trigger.t_start_ns),
             t_end_ns: trigger.t_end_ns,

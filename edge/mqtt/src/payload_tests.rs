@@ -3,7 +3,7 @@ use serde_json::json;
 
 /// The example of the contract (CONTRACTS.md §3), with the fields added since.
 fn trigger() -> Value {
-    json!({"schema":"visualpath.trigger/1","id":"0193-a","stream":"0193-s","seq":1041,"replayed":false,"boot_id":"b",
+    let mut trigger = json!({"schema":"visualpath.trigger/1","id":"0193-a","stream":"0193-s","seq":1041,"replayed":false,"boot_id":"b",
      "device":"dock-3","path":"entrance","source":"cam0","label":"visitor","kind":"point","trigger_id":"0193-a",
      "frame_id":8123,"t_ns":270066000000_i64,"fired_ns":270766000000_i64,"event_start_ns":270066000000_i64,"event_end_ns":270766000000_i64,
      "t_start_ns":267066000000_i64,"t_end_ns":272766000000_i64,
@@ -13,7 +13,11 @@ fn trigger() -> Value {
      "signals":{"person.count":1.0},
      "objects":[{"track_id":7,"label":"Person","score":0.91,"bbox":[0.1,0.2,0.3,0.8],"area":0.12,"zones":["door"]}],
      "clip":{"id":"0193-c"},"models":[{"name":"ssd","version":"1","sha256":"00","runtime":"tract"}],
-     "latency_ms":{"extract":21.4,"settle":0.3,"fuse":0.0,"total":22.1},"metadata":{}})
+     "latency_ms":{"extract":21.4,"settle":0.3,"fuse":0.0,"total":22.1},"metadata":{}});
+    // One macro can't take any more.
+    trigger["best_ns"] = 270_400_000_000_i64.into();
+    trigger["best_ms"] = 270_400.into();
+    trigger
 }
 
 fn clip() -> Value {
@@ -22,6 +26,7 @@ fn clip() -> Value {
      "path":"entrance","label":"visitor","start_ns":267066000000_i64,"start_ms":267066,"end_ns":272766000000_i64,"end_ms":272766,
      "lead_in_ms":400.0,"short_pre_ms":0.0,"short_pre_reason":null,"short_post_ms":0.0,"end_reason":"complete","frames":171,
      "gaps":[{"from_ns":1,"from_ms":0,"to_ns":2,"to_ms":0}],"playable":"clips/2026-11-22/200000Z_entrance_visitor_0193.mp4",
+            "still":"clips/2026-11-22/200000Z_entrance_visitor_0193.jpg","still_ns":270400000000_i64,"still_ms":270400,
             "codec":"h264","sha256":"00","bytes":1})
 }
 
@@ -114,6 +119,9 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "codec",
         "sha256",
         "playable",
+        "still",
+        "still_ns",
+        "still_ms",
         "seq_from",
         "seq_to",
         "bytes",
@@ -222,6 +230,7 @@ fn a_trigger_says_what_its_path_said() {
         fired_ns: 3_000_000,
         event_start_ns: 2_000_000,
         event_end_ns: 4_000_000,
+        best_ns: Some(3_000_000),
         t_start_ns: -1_000_000,
         t_end_ns: 6_000_000,
         score: 0.5,
@@ -256,6 +265,10 @@ fn a_trigger_says_what_its_path_said() {
     assert_eq!(
         (&json["t_start_ms"], &json["t_end_ms"]),
         (&json!(-1), &json!(6))
+    );
+    assert_eq!(
+        (&json["best_ns"], &json["best_ms"]),
+        (&json!(3_000_000), &json!(3))
     );
     assert!(json.get("clip").is_none());
 }

@@ -260,6 +260,7 @@ impl Lane {
             wall_ns: NS_PER_S * 1_795_377_600,
             start_ns,
             end_ns,
+            best_ns: None,
         });
         Ok(())
     }

@@ -485,7 +485,7 @@ pub struct ClipConfig {
     /// Of the encoder, bits per second.
     #[schemars(schema_with = "auto_integer::<10_000, 200_000_000>")]
     pub bitrate: Auto<u64>,
-    /// A still picture beside each clip, `….jpg`: the one at which the event began.
+    /// A still picture beside each clip, `….jpg`: the one that shows the event best (the rule's score).
     pub still: bool,
     /// A copy beside each clip that no browser plays, `….h264.mp4`.
     pub deliver: ClipDelivery,

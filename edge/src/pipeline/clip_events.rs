@@ -112,6 +112,7 @@ impl Events {
 
     fn clip_is(&mut self, path: &Name, body: ClipBody, result: ClipResult) {
         let after = result.clone();
+        let clips = self.store.get();
         let body = match result.state {
             Became::Failed { reason } => body.failed(reason),
             Became::Ready(clip) => ClipBody {
@@ -121,10 +122,7 @@ impl Events {
                 short_post_ms: clip.short_post_ms,
                 end_reason: word(&clip.end_reason),
                 partial: clip.partial,
-                playable: self
-                    .store
-                    .get()
-                    .and_then(|clips| clips.store.playable(&clip, clips.beside)),
+                playable: clips.and_then(|c| c.store.playable(&clip, c.beside)),
                 frames: clip.frames,
                 gaps: clip
                     .gaps
@@ -134,7 +132,12 @@ impl Events {
                 codec: word(&clip.codec),
                 sha256: Some(clip.sha256.clone()),
                 bytes: clip.bytes,
-                ..body.ready(clip.file.clone(), clip.start_ns, clip.end_ns)
+                ..body
+                    .ready(clip.file.clone(), clip.start_ns, clip.end_ns)
+                    .with_still(
+                        clips.and_then(|c| c.store.still(&clip, c.beside)),
+                        clip.still_ns,
+                    )
             },
         };
         self.clip_message(path, &after.id, body);

@@ -441,7 +441,7 @@ impl Events {
         };
         if let (true, Some(id), Some(evidence)) = (ends, &clip_id, line.evidence()) {
             // Before anything can go wrong with the message: else the clip runs to its latest end.
-            evidence.set_end(id, trigger.t_end_ns);
+            evidence.set_end(id, trigger.t_end_ns, trigger.best_ns);
         }
         let models = line.models(path);
         let id = new_id();

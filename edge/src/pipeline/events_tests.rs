@@ -22,6 +22,7 @@ fn fired() -> Event {
         fired_ns: 300,
         event_start_ns: 300,
         event_end_ns: 300,
+        best_ns: None,
         t_start_ns: 0,
         t_end_ns: 500,
         score: 1.0,

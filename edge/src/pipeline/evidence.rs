@@ -147,5 +147,6 @@ pub fn clip_request(
         wall_ns,
         start_ns: trigger.t_start_ns,
         end_ns: trigger.t_end_ns,
+        best_ns: trigger.best_ns,
     }
 }

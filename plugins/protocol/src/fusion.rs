@@ -2,6 +2,8 @@
 //!
 //! A child is told what was seen at the frame itself. What rules call the held value (an extractor's
 //! newest observation that is not stale) it is not told: a fusion that wants one keeps it.
+//!
+//! A trigger's `best_ns` travels in its metadata: the structs of protocol 1 can't grow.
 
 use visualpath_core::{Aligned, FusionContext, FusionInput, FusionResult, Name, Outcome};
 
@@ -85,8 +87,15 @@ impl TryFrom<ExtractorSignals> for visualpath_core::ExtractorSignals {
 
 // -- answers ---------------------------------------------------------------------------------------
 
+/// Where `best_ns` is in a trigger's metadata.
+const BEST: &str = "best_ns";
+
 impl From<&visualpath_core::Trigger> for Trigger {
     fn from(t: &visualpath_core::Trigger) -> Self {
+        let mut metadata = t.metadata.clone();
+        if let Some(best_ns) = t.best_ns {
+            metadata.insert(BEST.to_owned(), best_ns.into());
+        }
         Self {
             label: t.label.as_str().to_owned(),
             kind: t.kind,
@@ -105,7 +114,7 @@ impl From<&visualpath_core::Trigger> for Trigger {
             signals: t.signals.clone(),
             objects: t.objects.iter().cloned().map(Object::from).collect(),
             clip: t.clip,
-            metadata: t.metadata.clone().into(),
+            metadata: metadata.into(),
         }
     }
 }
@@ -114,6 +123,11 @@ impl TryFrom<Trigger> for visualpath_core::Trigger {
     type Error = ConvertError;
 
     fn try_from(t: Trigger) -> Result<Self, ConvertError> {
+        let mut metadata = t.metadata.into_map();
+        let best_ns = metadata.get(BEST).and_then(serde_json::Value::as_i64);
+        if best_ns.is_some() {
+            metadata.remove(BEST);
+        }
         Ok(Self {
             label: named("label", &t.label)?,
             kind: t.kind,
@@ -124,6 +138,7 @@ impl TryFrom<Trigger> for visualpath_core::Trigger {
             fired_ns: t.fired_ns,
             event_start_ns: t.event_start_ns,
             event_end_ns: t.event_end_ns,
+            best_ns,
             t_start_ns: t.t_start_ns,
             t_end_ns: t.t_end_ns,
             score: t.score,
@@ -132,7 +147,7 @@ impl TryFrom<Trigger> for visualpath_core::Trigger {
             signals: t.signals,
             objects: t.objects.into_iter().map(Into::into).collect(),
             clip: t.clip,
-            metadata: t.metadata.into_map(),
+            metadata,
         })
     }
 }
@@ -174,5 +189,52 @@ impl TryFrom<FusionAnswer> for FusionResult {
                 .map(|s| Ok((named("states", &s.label)?, s.on)))
                 .collect::<Result<_, ConvertError>>()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use visualpath_core::{Phase, Signals, TriggerKind};
+
+    use super::*;
+
+    fn trigger(best_ns: Option<i64>, metadata: &Value) -> visualpath_core::Trigger {
+        visualpath_core::Trigger {
+            label: Name::new("visitor").unwrap(),
+            kind: TriggerKind::Point,
+            phase: Phase::Point,
+            event: 1,
+            frame_id: 1,
+            t_ns: 10,
+            fired_ns: 30,
+            event_start_ns: 10,
+            event_end_ns: 30,
+            best_ns,
+            t_start_ns: 0,
+            t_end_ns: 40,
+            score: 0.5,
+            reason: "test".to_owned(),
+            observations_used: 1,
+            signals: Signals::new(),
+            objects: Vec::new(),
+            clip: true,
+            metadata: metadata.as_object().unwrap().clone(),
+        }
+    }
+
+    #[test]
+    fn the_best_frame_goes_over_the_wire_in_the_metadata_and_nowhere_else() {
+        for best_ns in [None, Some(20), Some(i64::MIN)] {
+            let here = trigger(best_ns, &json!({"note": 1}));
+            let there = Trigger::from(&here);
+            let metadata = Value::Object(there.metadata.clone().into_map());
+            assert_eq!(metadata.get("best_ns").and_then(Value::as_i64), best_ns);
+            assert_eq!(visualpath_core::Trigger::try_from(there).unwrap(), here);
+        }
+        // Not a time: it stays what it is.
+        let here = trigger(None, &json!({"best_ns": "soon"}));
+        let back = visualpath_core::Trigger::try_from(Trigger::from(&here)).unwrap();
+        assert_eq!(back, here);
     }
 }

@@ -72,6 +72,7 @@ def test_gap_end_and_reset_reach_a_fusion_that_asks_for_them(fusion):
     for trigger in (start, end):
         assert (trigger.event_start_ns, trigger.event_end_ns) == (200 * MS, 900 * MS)
         assert (trigger.t_start_ns, trigger.t_end_ns) == (-2800 * MS, 2900 * MS)
+        assert trigger.metadata == {"best_ns": 200 * MS + 1}
     (over,) = parent.ask(protocol.End(900 * MS)).triggers
     # A result that fires without a trigger has one at the frame, under the fusion's name.
     assert (over.label, over.reason, over.t_ns, over.frame_id) == ("crowd", "over", 200 * MS, 5)

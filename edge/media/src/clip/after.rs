@@ -3,7 +3,7 @@
 //!
 //! | file | of | when |
 //! |---|---|---|
-//! | `….jpg` | the picture at which the rule fired, or the nearest before it | always, if wanted |
+//! | `….jpg` | the picture that shows the event best (`still.rs`) | always, if wanted |
 //! | `….h264.mp4` | the same pictures at the same times, H.264 | MJPEG, which no browser plays |
 //!
 //! Both are made from the clip's file alone, so what a stop or a crash left undone is done after the
@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use visualpath_core::{FrameMeta, StopFlag};
 
 use super::finish::Head;
+use super::still::{OwnDecoders, Wanted, still};
 use super::store::{ClipStore, StoreError, io_error};
 use super::{ClipResult, ClipState};
 use crate::decode::{self, DecodeError, Decoder};
@@ -35,12 +36,10 @@ const WAITING: usize = 1024;
 const NICE: i32 = 19;
 /// Between two key pictures of a copy.
 const GOP_NS: i64 = 2_000_000_000;
-/// How long a picture is waited for that comes late.
-const LATE: Duration = Duration::from_secs(10);
 /// How long the thread is waited for at the end.
 const LEAVING: Duration = Duration::from_secs(3);
 /// Times in a file are to the microsecond.
-const TICK_NS: i64 = 1_000;
+pub(super) const TICK_NS: i64 = 1_000;
 /// Longest fragment of a copy.
 const FRAGMENT: usize = 60;
 
@@ -194,15 +193,16 @@ fn work(
 }
 
 /// The pictures of a clip's file.
-struct Pictures<'a> {
+pub(super) struct Pictures<'a> {
     file: &'a dyn ReadAt,
-    head: Head,
-    params: Arc<CodecParams>,
-    samples: Vec<crate::mp4::Written>,
+    pub(super) head: Head,
+    pub(super) params: Arc<CodecParams>,
+    /// In the order in which they are decoded.
+    pub(super) samples: Vec<crate::mp4::Written>,
 }
 
 impl<'a> Pictures<'a> {
-    fn of(file: &'a dyn ReadAt) -> Result<Self, AfterError> {
+    pub(super) fn of(file: &'a dyn ReadAt) -> Result<Self, AfterError> {
         let left = Left::read(file)?.ok_or(AfterError::Clip("it has no note"))?;
         let head: Head = serde_json::from_slice(&left.note)
             .map_err(|_| AfterError::Clip("its note is of another version"))?;
@@ -218,7 +218,22 @@ impl<'a> Pictures<'a> {
         })
     }
 
-    fn packet(&self, n: usize) -> Result<Packet, AfterError> {
+    #[cfg(test)]
+    pub(super) fn from_parts(
+        file: &'a dyn ReadAt,
+        head: Head,
+        samples: Vec<crate::mp4::Written>,
+    ) -> Self {
+        let params = head.params();
+        Self {
+            file,
+            head,
+            params,
+            samples,
+        }
+    }
+
+    pub(super) fn packet(&self, n: usize) -> Result<Packet, AfterError> {
         let sample = &self.samples[n];
         let bytes = self.file.read_at(sample.offset, sample.size)?;
         if bytes.len() < sample.size {
@@ -236,10 +251,10 @@ impl<'a> Pictures<'a> {
 }
 
 /// Takes a picture; whether it was the last that is wanted.
-type Take<'a> = dyn FnMut(FrameMeta, &[u8]) -> Result<bool, AfterError> + 'a;
+pub(super) type Take<'a> = dyn FnMut(FrameMeta, &[u8]) -> Result<bool, AfterError> + 'a;
 
 /// Gives each picture that comes out of a decoder to `take`, until it says that it has enough.
-fn drain(
+pub(super) fn drain(
     decoder: &mut dyn Decoder,
     pixels: &mut Vec<u8>,
     take: &mut Take<'_>,
@@ -292,20 +307,33 @@ impl ClipStore {
             self.disk
                 .exists(&self.root.join(format!("{stem}.{ending}")))
         };
+        // What the clip shows its sidecar says: the end of a RANGE may have moved since the note.
+        let Some((asked, result)) = self.sidecar(stem) else {
+            return Err(AfterError::Clip("it has no sidecar"));
+        };
+        let ClipState::Ready(ready) = result.state else {
+            return Err(AfterError::Clip("its sidecar says that it failed"));
+        };
         if beside.still && !has("jpg")? {
-            let jpeg = still(&pictures, stop)?;
+            let wanted = Wanted {
+                start_ns: ready.start_ns,
+                end_ns: ready.end_ns,
+                still_ns: ready.still_ns.unwrap_or(asked.request.still_at_ns()),
+            };
+            let jpeg = still(&pictures, &wanted, &OwnDecoders, stop)?;
             self.write_beside(stem, "jpg", &jpeg)?;
         }
         if beside.copy && pictures.params.codec == Codec::Mjpeg && !has("h264.mp4")? {
-            // What the clip shows ends where its sidecar says: the end of a RANGE may have moved.
-            let end_ns = match self.sidecar(stem).map(|(_, result)| result.state) {
-                Some(ClipState::Ready(ready)) => ready.end_ns,
-                _ => return Err(AfterError::Clip("it has no sidecar")),
-            };
-            let copy = copy(&pictures, end_ns, h264.clone(), stop)?;
+            let copy = copy(&pictures, ready.end_ns, h264.clone(), stop)?;
             self.write_beside(stem, "h264.mp4", &copy)?;
         }
         Ok(())
+    }
+
+    /// The still that follows a clip.
+    pub fn still(&self, ready: &super::ReadyClip, beside: Beside) -> Option<String> {
+        let stem = ready.file.strip_suffix(".mp4")?;
+        beside.still.then(|| format!("{stem}.jpg"))
     }
 
     /// The file of a clip that a browser plays: itself, or the copy that follows it.
@@ -325,60 +353,7 @@ fn is_mjpeg(result: &ClipResult) -> bool {
     matches!(&result.state, ClipState::Ready(ready) if ready.codec == Codec::Mjpeg)
 }
 
-/// The picture at which the rule fired, as JPEG.
-fn still(pictures: &Pictures<'_>, stop: &StopFlag) -> Result<Vec<u8>, AfterError> {
-    let request = &pictures.head.asked.request;
-    let (start_ns, at_ns) = (pictures.head.start_ns, request.event_ns);
-    let shown = |n: &usize| pictures.samples[*n].pts_ns;
-    let all = || (0..pictures.samples.len()).filter(|n| shown(n) + TICK_NS > start_ns);
-    let best = all()
-        .filter(|n| shown(n) < at_ns + TICK_NS)
-        .max_by_key(shown);
-    let best = best
-        .or_else(|| all().min_by_key(shown))
-        .ok_or(AfterError::Clip("it shows nothing"))?;
-    if pictures.params.codec == Codec::Mjpeg {
-        return Ok(pictures.packet(best)?.data.to_vec());
-    }
-    let key = (0..=best).rev().find(|n| pictures.samples[*n].is_key);
-    let mut decoder = decode::open(&pictures.params, 1)?;
-    let mut encoder = EncoderKind::Mjpeg.build(options(pictures, H264Options::default()));
-    let (mut pixels, mut jpeg, wanted_ns) = (Vec::new(), Vec::new(), shown(&best));
-    let mut take = |meta: FrameMeta, pixels: &[u8]| {
-        if meta.t_ns < wanted_ns {
-            return Ok(false);
-        }
-        encoder.encode(&meta, pixels, &mut jpeg)?;
-        Ok(true)
-    };
-    for n in key.unwrap_or(0)..pictures.samples.len() {
-        if stop.is_set() {
-            return Err(AfterError::Stopped);
-        }
-        decoder.push(&pictures.packet(n)?)?;
-        if drain(&mut *decoder, &mut pixels, &mut take)? {
-            break;
-        }
-        if decoder.is_late() {
-            // It must not be given more than it can hold.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-    // A decoder with a process of its own answers late.
-    let patience = Instant::now() + LATE;
-    while decoder.is_late() && Instant::now() < patience && !stop.is_set() {
-        if drain(&mut *decoder, &mut pixels, &mut take)? {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let jpeg = jpeg
-        .pop()
-        .ok_or(AfterError::Clip("no picture came of it"))?;
-    Ok(jpeg.data.to_vec())
-}
-
-fn options(pictures: &Pictures<'_>, h264: H264Options) -> EncoderOptions {
+pub(super) fn options(pictures: &Pictures<'_>, h264: H264Options) -> EncoderOptions {
     let seconds = match (pictures.samples.first(), pictures.samples.last()) {
         (Some(first), Some(last)) => (last.dts_ns - first.dts_ns) as f64 / 1e9,
         _ => 0.0,

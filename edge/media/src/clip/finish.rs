@@ -127,6 +127,8 @@ impl Written {
         let until = |t: i64| self.shown.iter().filter(|s| **s < t).count();
         let lead_in = until(start_ns);
         let keep = until(end_ns.saturating_add(1));
+        let within = |t: &i64| (start_ns..=end_ns).contains(t);
+        let still_ns = nearest(self.shown.iter().copied().filter(within), request);
         let mut ready = ReadyClip {
             file: String::new(),
             asked_start_ns: request.start_ns,
@@ -141,6 +143,7 @@ impl Written {
             partial: is_partial,
             frames: keep.saturating_sub(lead_in) as u64,
             lead_in_frames: lead_in as u64,
+            still_ns,
             gaps: gaps_within(&self.gaps, start_ns, end_ns),
             codec: params.codec,
             width: params.width,
@@ -167,6 +170,11 @@ impl Written {
     }
 }
 
+/// Of these pictures, the one for the still; of two as near, the earlier.
+fn nearest(shown_ns: impl Iterator<Item = i64>, request: &ClipRequest) -> Option<i64> {
+    shown_ns.min_by_key(|t| (t.abs_diff(request.still_at_ns()), *t))
+}
+
 /// The text of a clip's sidecar.
 pub(super) fn sidecar(request: &ClipRequest, result: &ClipResult) -> Vec<u8> {
     let time = jiff::Timestamp::from_nanosecond(i128::from(request.wall_ns));
@@ -175,6 +183,9 @@ pub(super) fn sidecar(request: &ClipRequest, result: &ClipResult) -> Vec<u8> {
         "event_ns": request.event_ns,
         "time": time.map(|t| t.to_string()).unwrap_or_default(),
     });
+    if let Some(best_ns) = request.best_ns {
+        json["best_ns"] = best_ns.into();
+    }
     // A struct of plain fields can't fail to serialise; an empty object would show it.
     let fields = serde_json::to_value(result).unwrap_or_default();
     if let (Some(json), serde_json::Value::Object(fields)) = (json.as_object_mut(), fields) {
@@ -202,6 +213,7 @@ pub(super) fn read_sidecar(text: &[u8]) -> Option<(Asked, ClipResult)> {
         wall_ns: i64::try_from(time.as_nanosecond()).ok()?,
         start_ns: ready.asked_start_ns,
         end_ns: ready.asked_end_ns,
+        best_ns: json.get("best_ns").and_then(serde_json::Value::as_i64),
     };
     let source = result.source.clone();
     Some((Asked { source, request }, result))

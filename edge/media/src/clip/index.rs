@@ -70,6 +70,8 @@ pub(super) struct Row {
 pub(super) trait Index: Debug + Send {
     /// A clip is asked for. One that is known already stays what it is.
     fn open(&mut self, asked: &Asked) -> Result<(), IndexError>;
+    /// The end of its event is known, and when it was seen best, if it is; as long as it is open.
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError>;
     /// It is ready or failed; whether it was told of stays.
     fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError>;
     /// Whoever had to know does.
@@ -207,6 +209,18 @@ impl Index for SqliteIndex {
                 "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?, ?, ?, ?)
                  ON CONFLICT DO NOTHING",
                 params![self.dir, r.id, r.wall_ns, json],
+            )
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError> {
+        self.sqlite
+            .execute(
+                "UPDATE clip SET asked = json_set(asked, '$.end_ns', ?3, '$.best_ns',
+                    coalesce(?4, json_extract(asked, '$.best_ns')))
+                 WHERE dir = ?1 AND id = ?2 AND result IS NULL",
+                params![self.dir, id, end_ns, best_ns],
             )
             .map_err(self.failed())?;
         Ok(())

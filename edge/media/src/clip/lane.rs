@@ -510,15 +510,30 @@ impl EvidenceLane {
         }
     }
 
-    /// Says when a clip really ends (the end of a RANGE). Without effect if it has its result.
-    /// Never waits.
-    pub fn set_end(&self, id: &str, end_ns: i64) {
-        let state = self.shared.lock();
-        if state.closed || !state.open.contains_key(id) {
+    /// Says when a clip really ends (the end of a RANGE) and, if it is known, when its event was
+    /// seen best ([`ClipRequest::best_ns`]). Durable when it returns; without effect if the clip has
+    /// its result. Waits for nothing but the index.
+    pub fn set_end(&self, id: &str, end_ns: i64, best_ns: Option<i64>) {
+        let is_open = |state: &State| !state.closed && state.open.contains_key(id);
+        if !is_open(&self.shared.lock()) {
+            return;
+        }
+        // First where it outlives this process, and not while everybody waits for the lock.
+        self.shared.store.end_known(id, end_ns, best_ns);
+        let mut state = self.shared.lock();
+        if let Some(request) = state.open.get_mut(id) {
+            request.ends_at(end_ns, best_ns);
+        }
+        if !is_open(&state) {
             return;
         }
         let id = id.to_owned();
-        if let Err(e) = self.commands.try_send(Command::SetEnd { id, end_ns }) {
+        let command = Command::SetEnd {
+            id,
+            end_ns,
+            best_ns,
+        };
+        if let Err(e) = self.commands.try_send(command) {
             // The clip gets its latest possible end: longer than asked, never shorter.
             tracing::warn!(source = %self.shared.source, error = %e, "the end of a clip could not be set");
         }

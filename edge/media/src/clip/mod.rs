@@ -34,6 +34,7 @@ mod open;
 mod part;
 mod recover;
 mod room;
+mod still;
 mod store;
 #[cfg(test)]
 mod torn_tests;
@@ -73,6 +74,23 @@ pub struct ClipRequest {
     /// Asked end, event + post-roll. Of a RANGE whose end is not known yet, the latest possible;
     /// [`EvidenceLane::set_end`] corrects it.
     pub end_ns: i64,
+    /// When the event is seen best, as far as it is known: what the still beside the clip shows.
+    /// `None`: when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_ns: Option<i64>,
+}
+
+impl ClipRequest {
+    /// What the still is to show.
+    pub(crate) fn still_at_ns(&self) -> i64 {
+        self.best_ns.unwrap_or(self.event_ns)
+    }
+
+    /// The event ended, and was seen best then, if that is known.
+    fn ends_at(&mut self, end_ns: i64, best_ns: Option<i64>) {
+        self.end_ns = end_ns.max(self.start_ns);
+        self.best_ns = best_ns.or(self.best_ns);
+    }
 }
 
 /// How a clip ended up: what the clip message and the sidecar say.
@@ -147,6 +165,10 @@ pub struct ReadyClip {
     pub frames: u64,
     /// Pictures of the lead-in.
     pub lead_in_frames: u64,
+    /// Time of the picture that the still shows: of those shown, the nearest to
+    /// [`ClipRequest::best_ns`]. Of a clip of an earlier version, `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still_ns: Option<i64>,
     /// Where pictures are missing inside.
     pub gaps: Vec<Gap>,
     /// How the pictures are coded.

@@ -36,6 +36,7 @@ pub(super) enum Op {
     SetLen(usize, u64),
     SyncFile(usize),
     Asked(Asked),
+    EndSet(String, i64, Option<i64>),
     Finished(Asked, ClipResult),
     Told(String),
     Forgot(String),
@@ -138,6 +139,11 @@ impl State {
                     result: None,
                     is_told: false,
                 });
+            }
+            Op::EndSet(id, end_ns, best_ns) => {
+                if let Some(row) = self.rows.get_mut(id).filter(|r| r.result.is_none()) {
+                    row.asked.request.ends_at(*end_ns, *best_ns);
+                }
             }
             Op::Finished(asked, result) => {
                 let row = self.rows.entry(result.id.clone()).or_insert_with(|| Row {
@@ -537,6 +543,11 @@ impl DiskFile for ModelFile {
 impl Index for ModelDisk {
     fn open(&mut self, asked: &Asked) -> Result<(), IndexError> {
         self.call(Some(Op::Asked(asked.clone())))
+            .map_err(IndexError::Injected)
+    }
+
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError> {
+        self.call(Some(Op::EndSet(id.to_owned(), end_ns, best_ns)))
             .map_err(IndexError::Injected)
     }
 

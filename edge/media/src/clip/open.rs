@@ -227,8 +227,8 @@ impl OpenClip {
     }
 
     /// Moves the end; `Done` if it has been reached already.
-    pub(super) fn set_end(&mut self, end_ns: i64) -> Step {
-        self.request.end_ns = end_ns.max(self.request.start_ns);
+    pub(super) fn set_end(&mut self, end_ns: i64, best_ns: Option<i64>) -> Step {
+        self.request.ends_at(end_ns, best_ns);
         match &mut self.writing {
             None => Step::Open,
             Some(w) => {

@@ -248,7 +248,7 @@ impl ClipStore {
             self.disk
                 .rename(&from, &to)
                 .map_err(io_error("rename to", &to))?;
-            return Ok(match self.finish_part(stem, &|_| false)? {
+            return Ok(match self.finish_part(stem, rows, &|_| false)? {
                 Found::Finished(asked, result) => Found::Kept(asked, result),
                 other => other,
             });
@@ -272,7 +272,7 @@ impl ClipStore {
             let json = path("json");
             self.disk.remove(&json).map_err(io_error("delete", &json))?;
         }
-        self.finish_part(stem, &has_failed)
+        self.finish_part(stem, rows, &has_failed)
     }
 
     /// Whether the unfinished file is what the sidecar says.
@@ -295,15 +295,21 @@ impl ClipStore {
     fn finish_part(
         self: &Arc<Self>,
         stem: &str,
+        rows: &BTreeMap<String, Row>,
         has_failed: &dyn Fn(&Asked) -> bool,
     ) -> Result<Found, ClipError> {
         let path = self.root.join(format!("{stem}.mp4.part"));
         let reading = |e| io_error("read", &path)(e);
         let file = self.disk.open(&path).map_err(io_error("open", &path))?;
-        let Some((left, head)) = self.head(&*file).map_err(reading)? else {
+        let Some((left, mut head)) = self.head(&*file).map_err(reading)? else {
             self.remove(stem)?;
             return Ok(Found::Nothing(None));
         };
+        // The end of a RANGE became known after its file began: the index has it.
+        if let Some(row) = rows.get(&head.asked.request.id) {
+            let known = &row.asked.request;
+            head.asked.request.ends_at(known.end_ns, known.best_ns);
+        }
         let asked = head.asked.clone();
         let times = (head.first_dts_ns, head.start_ns);
         let whole = left
@@ -317,7 +323,8 @@ impl ClipStore {
         };
         // The file's clock is coarser than the source's: what is the same to a tick is the same.
         let end_ns = asked.request.end_ns;
-        let known = [head.first_ns, head.start_ns, end_ns];
+        let best_ns = asked.request.still_at_ns();
+        let known = [head.first_ns, head.start_ns, end_ns, best_ns];
         let exact = |t: i64| known.into_iter().find(|k| t.abs_diff(*k) * 2 <= TICK_NS);
         let shown = mux.shown_ns().into_iter().map(|t| exact(t).unwrap_or(t));
         let shown: Vec<i64> = shown.collect();

@@ -310,6 +310,11 @@ impl ClipStore {
         self.with_index("open", |index| index.open(&asked));
     }
 
+    /// Notes, durably, when the event of a clip that is open ended, and when it was seen best.
+    pub(super) fn end_known(&self, id: &str, end_ns: i64, best_ns: Option<i64>) {
+        self.with_index("set the end", |index| index.set_end(id, end_ns, best_ns));
+    }
+
     /// A clip that was asked for is not wanted any more.
     pub(super) fn withdraw(&self, id: &str) {
         self.with_index("withdraw", |index| {

@@ -64,6 +64,7 @@ fn request(n: usize) -> ClipRequest {
         wall_ns: 1_795_377_600 * NS_PER_S + event * STEP_NS,
         start_ns: (event - pre) * STEP_NS,
         end_ns: (event + post) * STEP_NS,
+        best_ns: None,
     }
 }
 
@@ -440,6 +441,94 @@ fn whatever_call_fails_while_it_is_cleaned_up_nothing_is_lost_and_the_next_start
             }
         }
     }
+}
+
+#[test]
+fn a_range_that_was_over_when_the_power_went_ends_where_it_ended() {
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    first.take_over_with(disk.index());
+    let (end_ns, best_ns) = (150 * STEP_NS, Some(101 * STEP_NS));
+    let asked = ClipRequest {
+        end_ns: 3600 * NS_PER_S,
+        best_ns: Some(61 * STEP_NS),
+        ..request(0)
+    };
+    first.asked(&source(), &asked);
+    let mut ring = Ring::new(1 << 20, 2 * NS_PER_S);
+    let (before, after) = (packets(), packets().split_off(61));
+    for packet in &before[..61] {
+        ring.add(packet.clone()).unwrap();
+    }
+    let mut clip = OpenClip::new(asked.clone(), source(), 0);
+    clip.begin(&ring, &first, None).unwrap();
+    for packet in &after {
+        clip.push(packet).unwrap();
+    }
+    first.end_known(&asked.id, end_ns, best_ns);
+    // The power goes before the clip's own thread has heard of it.
+    let cut = disk.durable(disk.log().len());
+    let again = store(&cut, 1 << 30);
+    let unheard = again.take_over_with(cut.index());
+    let [u] = &unheard[..] else {
+        panic!("{unheard:?}")
+    };
+    let check = |result: &ClipResult| {
+        let ClipState::Ready(ready) = &result.state else {
+            panic!("{result:?}")
+        };
+        assert_eq!((ready.asked_end_ns, ready.end_ns), (end_ns, end_ns));
+        assert_eq!((ready.still_ns, ready.short_post_ms), (best_ns, 0.0));
+        assert_eq!(
+            (ready.end_reason, ready.partial),
+            (ClipEnd::Complete, false)
+        );
+    };
+    check(&u.result);
+    assert_eq!((u.request.end_ns, u.request.best_ns), (end_ns, best_ns));
+    // A sidecar that is lost is made again of the file, whose note knows neither.
+    let json = cut
+        .paths()
+        .into_iter()
+        .find(|p| p.extension() == Some("json".as_ref()));
+    let json = json.unwrap();
+    super::disk::Disk::remove(&cut, &json).unwrap();
+    again.told(&u.result.id);
+    store(&cut, 1 << 30).take_over_with(cut.index());
+    let text = cut.bytes(&json).unwrap();
+    let (asked, result) = super::finish::read_sidecar(&text).unwrap();
+    check(&result);
+    assert_eq!(asked.request.best_ns, best_ns);
+}
+
+#[test]
+fn what_an_earlier_version_wrote_of_a_request_is_read_and_the_index_corrects_its_end() {
+    let mut row = serde_json::to_value(request(0)).unwrap();
+    row["source"] = "cam0".into();
+    assert!(row.get("best_ns").is_none(), "{row}");
+    let asked: super::index::Asked = serde_json::from_value(row).unwrap();
+    assert_eq!(asked.request, request(0));
+    assert_eq!(asked.request.still_at_ns(), asked.request.event_ns);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = super::index::SqliteIndex::open(dir.path(), "clips").unwrap();
+    let index: &mut dyn super::index::Index = &mut index;
+    let id = asked.request.id.clone();
+    let ends = |index: &mut dyn super::index::Index| {
+        let row = index.rows().unwrap().pop().unwrap();
+        (row.asked.request.end_ns, row.asked.request.best_ns)
+    };
+    index.open(&asked).unwrap();
+    index.set_end(&id, i64::MAX - 1, None).unwrap();
+    assert_eq!(ends(index), (i64::MAX - 1, None));
+    index.set_end(&id, 7, Some(-8)).unwrap();
+    index.set_end(&id, 9, None).unwrap();
+    assert_eq!(ends(index), (9, Some(-8)));
+    // What has its result stays what it was.
+    let result = failed(asked.request.clone(), source(), &"no picture");
+    index.finish(&asked, &result).unwrap();
+    index.set_end(&id, 11, Some(12)).unwrap();
+    assert_eq!(ends(index), (9, Some(-8)));
 }
 
 #[test]

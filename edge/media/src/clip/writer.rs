@@ -55,7 +55,11 @@ pub(super) struct Direct {
 /// From whoever fuses.
 pub(super) enum Command {
     Request(ClipRequest),
-    SetEnd { id: String, end_ns: i64 },
+    SetEnd {
+        id: String,
+        end_ns: i64,
+        best_ns: Option<i64>,
+    },
 }
 
 pub(super) struct Writer {
@@ -155,11 +159,15 @@ impl Writer {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Request(request) => self.request(request),
-            Command::SetEnd { id, end_ns } => {
+            Command::SetEnd {
+                id,
+                end_ns,
+                best_ns,
+            } => {
                 let found = self.clips.iter().position(|c| c.request.id == id);
                 match found {
                     Some(i) => {
-                        if let Step::Done(end) = self.clips[i].set_end(end_ns) {
+                        if let Step::Done(end) = self.clips[i].set_end(end_ns, best_ns) {
                             let clip = self.clips.swap_remove(i);
                             self.end(clip, end);
                         }

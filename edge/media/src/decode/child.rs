@@ -244,6 +244,22 @@ impl Decoder for FfmpegDecoder {
         Ok(())
     }
 
+    fn end(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.packets = None;
+        }
+    }
+
+    fn wait(&mut self, limit: Duration) -> bool {
+        // What can't be waited for says so when it is asked.
+        let readable = |pipe: &ChildStdout| readable(pipe, limit).unwrap_or(true);
+        match self.running.as_mut().map(|r| &mut r.stage) {
+            Some(Stage::Silent(pipe)) => readable(pipe),
+            Some(Stage::Open(nut)) => nut.has_buffered() || readable(&nut.input_mut().0),
+            Some(Stage::Broken) | None => true,
+        }
+    }
+
     fn ready(&mut self) -> Result<Option<Decoded>, DecodeError> {
         match self.picture {
             Some(picture) => Ok(Some(picture)),

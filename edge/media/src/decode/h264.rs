@@ -5,6 +5,7 @@
 //! at all, at its key pictures. In both cases a child takes over at the next key packet.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use openh264::OpenH264API;
@@ -74,7 +75,7 @@ fn is_for_openh264(sps: &Sps) -> bool {
 }
 
 /// `slice_type` 1 and 6 are B (table 7-6).
-fn has_b_slice(packet: &Packet) -> bool {
+pub(super) fn has_b_slice(packet: &Packet) -> bool {
     nal_units(&packet.data)
         .filter(|nal| nal.first().is_some_and(|b| matches!(b & 0x1F, 1 | 5)))
         .any(|nal| {
@@ -114,6 +115,16 @@ impl Decoder for H264Decoder {
             self.leave |= self.keys_lost >= KEYS_LOST;
         }
         outcome
+    }
+
+    fn end(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.end();
+        }
+    }
+
+    fn wait(&mut self, limit: Duration) -> bool {
+        self.child.as_mut().is_some_and(|child| child.wait(limit))
     }
 
     fn ready(&mut self) -> Result<Option<Decoded>, DecodeError> {

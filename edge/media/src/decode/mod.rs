@@ -17,7 +17,9 @@ mod jpeg;
 mod sps;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+
+use std::time::Duration;
 
 use visualpath_core::ImageLayout;
 
@@ -75,6 +77,16 @@ pub trait Decoder: Send {
     /// No picture comes of this packet.
     fn push(&mut self, packet: &Packet) -> Result<(), DecodeError>;
 
+    /// No more packets follow: pictures that were held back for them come out, late.
+    fn end(&mut self) {}
+
+    /// Of one that [`Decoder::is_late`]: waits until [`Decoder::ready`] is worth asking again, at
+    /// most so long; whether it is.
+    fn wait(&mut self, limit: Duration) -> bool {
+        let _ = limit;
+        false
+    }
+
     /// The next picture, in the order they are shown; `None`: another packet is needed.
     /// The same one until it is taken or dropped.
     ///
@@ -106,6 +118,25 @@ pub fn open(params: &CodecParams, threads: u32) -> Result<Box<dyn Decoder>, Deco
         Codec::H264 => Box::new(h264::H264Decoder::new(params, threads)?),
         Codec::H265 => Box::new(child::FfmpegDecoder::new(params, threads)?),
     })
+}
+
+/// The same for one whose pictures may be shown in another order than they are decoded in.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_reordering(
+    params: &CodecParams,
+    threads: u32,
+) -> Result<Box<dyn Decoder>, DecodeError> {
+    match params.codec {
+        Codec::Mjpeg => open(params, threads),
+        Codec::H264 | Codec::H265 => Ok(Box::new(child::FfmpegDecoder::new(params, threads)?)),
+    }
+}
+
+/// Whether what [`open`] gives for H.264 may not do for this packet: it has B slices.
+pub(crate) fn is_reordered(packet: &Packet) -> bool {
+    packet.params.codec == Codec::H264 && h264::has_b_slice(packet)
 }
 
 /// The NAL units of a packet, without their lengths.

@@ -322,6 +322,22 @@ fn with_b_pictures(codec: Codec) -> (Vec<u8>, Vec<u64>) {
     (bytes, order)
 }
 
+/// Packets of H.264 with B pictures, for other tests.
+pub(crate) fn packets_with_b_pictures() -> Vec<Packet> {
+    let (bytes, order) = with_b_pictures(Codec::H264);
+    packets(Codec::H264, &bytes, Some(&order))
+}
+
+/// Which of the numbered pictures a JPEG shows: this is its luma, full range.
+pub(crate) fn number_of(luma: &[u8]) -> u64 {
+    let mean = |luma: &[u8]| luma.iter().map(|l| f64::from(*l)).sum::<f64>() / luma.len() as f64;
+    let limited = mean(luma) * 219.0 / 255.0 + 16.0;
+    let steps = (limited - mean(&numbered(0)[..luma.len()])) / 5.0;
+    (0..100)
+        .find(|n| (*n as f64 - steps).abs() < 0.4)
+        .expect("a numbered picture")
+}
+
 #[test]
 fn a_stream_that_turns_out_to_have_b_pictures_goes_to_the_child() {
     let (bytes, order) = with_b_pictures(Codec::H264);

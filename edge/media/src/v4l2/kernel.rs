@@ -201,21 +201,7 @@ impl CaptureDevice for KernelDevice {
         let (mut buffer, mut planes) = self.buffer(Memory::Mmap, index);
         // SAFETY: no user pointers.
         unsafe { self.with_planes(&sys::QUERYBUF, &mut buffer, &mut planes)? };
-        let map = |offset: u32, len: u32| {
-            let len = usize::try_from(len).map_err(|_| Errno::OVERFLOW)?;
-            Mapping::new(self.fd(), offset.into(), len)
-        };
-        if !self.multi() {
-            // SAFETY: an MMAP buffer has an offset.
-            return Ok(vec![map(unsafe { buffer.m.offset }, buffer.length)?]);
-        }
-        let count = usize::try_from(buffer.length).unwrap_or(MAX_PLANES);
-        planes
-            .iter()
-            .take(count)
-            // SAFETY: as above.
-            .map(|plane| map(unsafe { plane.m.mem_offset }, plane.length))
-            .collect()
+        map_all(self.fd(), &buffer, self.multi().then_some(&planes))
     }
 
     fn queue_mapped(&mut self, index: u32) -> Result<(), Errno> {
@@ -389,6 +375,29 @@ pub(super) fn from_raw(format: &raw::v4l2_format, multi: bool) -> PixFormat {
         quantization: if extended { pix.quantization } else { 0 },
         field: pix.field,
     }
+}
+
+/// Maps the memory of an MMAP buffer that `QUERYBUF` has filled in: of its planes, if it has any.
+pub(super) fn map_all(
+    fd: BorrowedFd<'_>,
+    buffer: &raw::v4l2_buffer,
+    planes: Option<&[raw::v4l2_plane; MAX_PLANES]>,
+) -> Result<Vec<Mapping>, Errno> {
+    let map = |offset: u32, len: u32| {
+        let len = usize::try_from(len).map_err(|_| Errno::OVERFLOW)?;
+        Mapping::new(fd, offset.into(), len)
+    };
+    let Some(planes) = planes else {
+        // SAFETY: an MMAP buffer has an offset.
+        return Ok(vec![map(unsafe { buffer.m.offset }, buffer.length)?]);
+    };
+    let count = usize::try_from(buffer.length).unwrap_or(MAX_PLANES);
+    planes
+        .iter()
+        .take(count)
+        // SAFETY: as above.
+        .map(|plane| map(unsafe { plane.m.mem_offset }, plane.length))
+        .collect()
 }
 
 /// The interval of a rate, as a fraction drivers recognise: 1/30 and 1001/30000, not 333333/10⁷.

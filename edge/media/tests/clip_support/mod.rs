@@ -1,6 +1,8 @@
 //! A camera whose pictures say which frame they are, and readers of clips that are not ours.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod streams;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -141,20 +143,21 @@ fn run(program: &str, args: &[&str], file: &Path) -> Vec<u8> {
 /// The frames ffmpeg shows, with the edit list or without.
 pub fn decode(file: &Path, edit_list: bool) -> Vec<u64> {
     let ignore = if edit_list { "0" } else { "1" };
+    let grey = grey(file, &["-ignore_editlist", ignore]);
+    let pictures = grey.chunks_exact(WIDTH * HEIGHT);
+    assert!(pictures.remainder().is_empty());
+    pictures.map(read_number).collect()
+}
+
+/// The pictures ffmpeg shows, read with `options`: their luma, one after the other.
+pub fn grey(file: &Path, options: &[&str]) -> Vec<u8> {
     let out = Command::new("ffmpeg")
-        .args(["-v", "error", "-xerror", "-ignore_editlist", ignore, "-i"])
+        .args(["-v", "error", "-xerror", "-nostdin"])
+        .args(options)
+        .arg("-i")
         .arg(file)
-        .args([
-            "-fps_mode",
-            "passthrough",
-            "-enc_time_base",
-            "-1",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "gray",
-            "-",
-        ])
+        .args(["-fps_mode", "passthrough", "-enc_time_base", "-1"])
+        .args(["-f", "rawvideo", "-pix_fmt", "gray", "-"])
         .output()
         .expect("ffmpeg is missing: run cross/setup.sh first");
     let errors = String::from_utf8_lossy(&out.stderr);
@@ -162,9 +165,7 @@ pub fn decode(file: &Path, edit_list: bool) -> Vec<u64> {
         out.status.success() && errors.is_empty(),
         "{file:?}: {errors}"
     );
-    let pictures = out.stdout.chunks_exact(WIDTH * HEIGHT);
-    assert!(pictures.remainder().is_empty());
-    pictures.map(read_number).collect()
+    out.stdout
 }
 
 /// Presentation times of all samples in microseconds from the first, as ffprobe reads them.
@@ -204,6 +205,7 @@ pub fn request(n: u32, event_ns: i64, pre_ns: i64, post_ns: i64) -> ClipRequest 
         wall_ns: WALL_NS + event_ns,
         start_ns: event_ns - pre_ns,
         end_ns: event_ns + post_ns,
+        best_ns: None,
     }
 }
 

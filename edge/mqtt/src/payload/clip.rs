@@ -70,6 +70,16 @@ pub struct ClipBody {
     /// follows soon after; `null` if there is none.
     #[serde(default)]
     pub playable: Option<String>,
+    /// The picture of the clip that shows the event best, a JPEG, relative to the state directory. It
+    /// follows soon after; `null` if none is wanted.
+    #[serde(default)]
+    pub still: Option<String>,
+    /// Which picture that is.
+    #[serde(default)]
+    pub still_ns: Option<i64>,
+    /// The same in milliseconds.
+    #[serde(default)]
+    pub still_ms: Option<i64>,
     /// Frames shown.
     pub frames: u64,
     /// Stretches without pictures.
@@ -146,6 +156,9 @@ impl ClipBody {
             end_reason: None,
             partial: false,
             playable: None,
+            still: None,
+            still_ns: None,
+            still_ms: None,
             frames: 0,
             gaps: Vec::new(),
             codec: None,
@@ -162,6 +175,18 @@ impl ClipBody {
             [&trigger.source, &trigger.path, &trigger.label],
             (trigger.t_start_ns, trigger.t_end_ns),
         )
+    }
+
+    /// Its still, and the time of the picture that it shows.
+    #[must_use]
+    pub fn with_still(self, still: Option<String>, still_ns: Option<i64>) -> Self {
+        let still_ns = still_ns.filter(|_| still.is_some());
+        Self {
+            still,
+            still_ns,
+            still_ms: still_ns.map(ms),
+            ..self
+        }
     }
 
     /// It could not be made.

@@ -398,6 +398,7 @@ pub fn trigger(n: u64) -> TriggerBody {
         fired_ns: 0,
         event_start_ns: 0,
         event_end_ns: 0,
+        best_ns: None,
         t_start_ns: 0,
         t_end_ns: 0,
         score: 0.5,

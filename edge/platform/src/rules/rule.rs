@@ -26,6 +26,8 @@ pub(super) struct Rule {
     hours: Option<Hours>,
     /// Without `score`: the extractor whose `max_confidence` is the score.
     confidence_of: Option<usize>,
+    /// Without `score`: those of `when` and `then` whose largest `max_confidence` tells the best frame.
+    confidences_of: Vec<usize>,
     /// Every extractor its conditions name, once each.
     asked: Vec<usize>,
     pre_ns: i64,
@@ -41,6 +43,34 @@ pub(super) struct RuleState {
     pub events: u64,
     /// The start message of the range that is open.
     open: Option<Box<Trigger>>,
+    /// The best frame of the event that may become one, or is one.
+    best: Option<Best>,
+}
+
+/// The frame of an event with the highest score so far; the earliest of several.
+#[derive(Debug, Clone, Copy)]
+struct Best {
+    /// The event's first frame: another one is another event.
+    start: Mark,
+    t_ns: i64,
+    /// Absent while nobody has given any.
+    score: Option<f64>,
+}
+
+impl Best {
+    fn of(start: Mark) -> Self {
+        Self {
+            start,
+            t_ns: start.t_ns,
+            score: None,
+        }
+    }
+
+    fn see(&mut self, t_ns: i64, score: f64) {
+        if self.score.is_none_or(|s| score > s) {
+            (self.t_ns, self.score) = (t_ns, Some(score));
+        }
+    }
 }
 
 impl RuleState {
@@ -49,6 +79,7 @@ impl RuleState {
             machine: Machine::new(timing),
             events: 0,
             open: None,
+            best: None,
         }
     }
 
@@ -74,6 +105,7 @@ impl RuleState {
         trigger.phase = Phase::End { reason };
         trigger.event_end_ns = ended.end_ns;
         trigger.t_end_ns = ended.end_ns.saturating_add(seconds_ns(config.post_s));
+        trigger.best_ns = self.best.take().map(|b| b.t_ns).or(trigger.best_ns);
         result.triggers.push(*trigger);
     }
 }
@@ -116,7 +148,12 @@ impl Rule {
             }
         }
         let declares = |i: &usize| path[*i].signals.iter().any(|s| s == "max_confidence");
+        let about = |i: &&usize| {
+            when.extractors.contains(i) || then.as_ref().is_some_and(|t| t.extractors.contains(i))
+        };
+        let confidences = asked.iter().filter(about).filter(|i| declares(i));
         Ok(Self {
+            confidences_of: confidences.copied().collect(),
             confidence_of: when.extractors.first().copied().filter(declares),
             hours: hours.and_then(Result::ok),
             asked,
@@ -190,12 +227,39 @@ impl Rule {
             };
             self.state.end(&self.config, ended, reason, result);
         }
+        self.look_for_best(frame, truths, step.fired.is_some(), evaluation);
         if let Some(fired) = step.fired {
             self.fire(fired, frame, evaluation, result);
         }
         let is_on = self.state.machine.is_on();
         if is_on != was_on {
             result.states.push((self.config.label.clone(), is_on));
+        }
+    }
+
+    /// Keeps the best frame of the event as long as there is one that it may be told of: of a point
+    /// until it fires, of a range until it ends.
+    fn look_for_best(
+        &mut self,
+        frame: Mark,
+        truths: Truths,
+        fires: bool,
+        evaluation: &Evaluation<'_>,
+    ) {
+        let Some(start) = self.state.machine.event_start() else {
+            self.state.best = None;
+            return;
+        };
+        if self.state.best.is_none_or(|b| b.start != start) {
+            self.state.best = Some(Best::of(start));
+        }
+        let is_told = self.config.kind == TriggerKind::Point && !fires;
+        if !truths.keeps_on() || (is_told && self.state.machine.is_on()) {
+            return;
+        }
+        let score = evaluation.picture_score(self);
+        if let (Some(best), Some(score)) = (&mut self.state.best, score) {
+            best.see(frame.t_ns, score);
         }
     }
 
@@ -219,6 +283,7 @@ impl Rule {
             fired_ns: frame.t_ns,
             event_start_ns: start.t_ns,
             event_end_ns: frame.t_ns,
+            best_ns: Some(self.state.best.map_or(start.t_ns, |b| b.t_ns)),
             t_start_ns: start.t_ns.saturating_sub(self.pre_ns),
             t_end_ns: frame.t_ns.saturating_add(self.post_ns),
             score: evaluation.score(self),
@@ -335,6 +400,16 @@ impl Evaluation<'_> {
         rule.confidence_of
             .and_then(|i| self.maps.0[i].get_signal("max_confidence"))
             .map_or(1.0, |score| score.inner().clamp(0.0, 1.0))
+    }
+
+    /// What tells the best frame, 0–1, if anything does now. What can't be had is counted when the
+    /// rule fires.
+    fn picture_score(&self, rule: &Rule) -> Option<f64> {
+        let said = rule.score.as_ref().and_then(|s| s.number(self.cx).ok());
+        let held = |i: &usize| self.maps.0[*i].get_signal("max_confidence");
+        let confidences = rule.confidences_of.iter().filter_map(held);
+        said.or_else(|| confidences.map(|c| *c.inner()).reduce(f64::max))
+            .map(|score| score.clamp(0.0, 1.0))
     }
 
     fn count(&self, rule: &Rule, expression: &Expression, error: &ExecutionError) {

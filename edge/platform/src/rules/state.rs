@@ -39,7 +39,7 @@ impl Truths {
     };
 
     /// Whether a rule that is ON stays so.
-    fn keeps_on(self) -> bool {
+    pub fn keeps_on(self) -> bool {
         self.when || self.then
     }
 }
@@ -144,6 +144,16 @@ impl Machine {
             State::Waiting { start, .. } => ("waiting", Some(start.t_ns)),
             State::Spent { .. } => ("spent", None),
             State::On { start, .. } => ("on", Some(start.t_ns)),
+        }
+    }
+
+    /// The first frame of the event that is on its way, or ON.
+    pub fn event_start(&self) -> Option<Mark> {
+        match self.state {
+            State::Idle | State::Spent { .. } => None,
+            State::Pending { start, .. }
+            | State::Waiting { start, .. }
+            | State::On { start, .. } => Some(start),
         }
     }
 

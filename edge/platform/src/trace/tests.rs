@@ -52,6 +52,7 @@ fn trigger() -> Trigger {
         fired_ns: 80,
         event_start_ns: 70,
         event_end_ns: 80,
+        best_ns: Some(75),
         t_start_ns: -5,
         t_end_ns: 90,
         score: 0.1 + 0.2,

@@ -417,7 +417,9 @@ class Counts(BaseFusion):
         )  # fmt: skip
 
     def gap(self, from_ns, to_ns):
-        return FusionResult(triggers=[Trigger.range(from_ns, to_ns, label="gap")])
+        return FusionResult(triggers=[
+            Trigger.range(from_ns, to_ns, label="gap", metadata={"best_ns": from_ns + 1})
+        ])
 
     def end(self, t_ns):
         return FusionResult(should_trigger=True, reason="over")

@@ -11,7 +11,7 @@ use visualpath_core::{ColorMatrix, ColorRange};
 
 use super::device::{Asked, CodecDevice, Done, Filled, Queue};
 use crate::source::v4l2::device::{MAX_PLANES, PixFormat};
-use crate::source::v4l2::kernel::{from_raw, interval};
+use crate::source::v4l2::kernel::{from_raw, interval, map_all};
 use crate::source::v4l2::listing::{MANY, text};
 use crate::source::v4l2::sys::{self, Mapping, Ready};
 
@@ -198,21 +198,7 @@ impl CodecDevice for KernelCodec {
     fn map(&mut self, queue: Queue, index: u32) -> Result<Vec<Mapping>, Errno> {
         let (mut buffer, mut planes) = self.buffer(queue, index);
         self.with_planes(&sys::QUERYBUF, &mut buffer, &mut planes)?;
-        let map = |offset: u32, len: u32| {
-            let len = usize::try_from(len).map_err(|_| Errno::OVERFLOW)?;
-            Mapping::new(self.fd(), offset.into(), len)
-        };
-        if !self.multi {
-            // SAFETY: an MMAP buffer has an offset.
-            return Ok(vec![map(unsafe { buffer.m.offset }, buffer.length)?]);
-        }
-        let count = usize::try_from(buffer.length).unwrap_or(MAX_PLANES);
-        planes
-            .iter()
-            .take(count)
-            // SAFETY: as above.
-            .map(|plane| map(unsafe { plane.m.mem_offset }, plane.length))
-            .collect()
+        map_all(self.fd(), &buffer, self.multi.then_some(&planes))
     }
 
     fn queue(&mut self, queue: Queue, index: u32, filled: &Filled) -> Result<(), Errno> {

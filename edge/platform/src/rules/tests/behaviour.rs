@@ -228,6 +228,59 @@ fn a_range_never_begins_longer_than_max_s_before_it_fires() {
     );
 }
 
+/// Feeds a frame every 100 ms with these confidences of a person (0: nobody is there); when each
+/// trigger fired, and its best frame, in ms.
+fn best(rules: &mut super::Rules, confidences: &[f64]) -> Vec<(i64, i64)> {
+    let mut triggers = Vec::new();
+    for (i, c) in confidences.iter().enumerate() {
+        let count = f64::from(*c > 0.0);
+        let person = held(&[("count", count), ("max_confidence", *c)]);
+        let motion = held(&[("score", 1.0 - c)]);
+        let entries = [("person", Some(person)), ("motion", Some(motion))];
+        let frame = aligned(i as u64, i as i64 * 100, &entries);
+        triggers.extend(rules.update(FusionInput::Aligned(&frame)).triggers);
+    }
+    let of = |t: &Trigger| (ms(t.fired_ns), ms(t.best_ns.unwrap()));
+    triggers.iter().map(of).collect()
+}
+
+#[test]
+fn the_best_frame_of_a_point_is_the_one_with_the_highest_score_until_it_fires() {
+    let seen = [0.0, 0.5, 0.7, 0.9, 0.9, 0.6, 1.0];
+    let for_400 = json!({"for_ms": 400});
+    // Of two with 0.9 the earlier; the 1.0 comes too late.
+    assert_eq!(best(&mut rule(SEEN, &for_400), &seen), [(500, 300)]);
+    let motion = json!({"for_ms": 400, "score": "motion.score"});
+    assert_eq!(best(&mut rule(SEEN, &motion), &seen), [(500, 100)]);
+    // What is above 1 is 1: the first of these.
+    let ten = json!({"for_ms": 400, "score": "person.max_confidence * 2.0"});
+    assert_eq!(best(&mut rule(SEEN, &ten), &seen), [(500, 100)]);
+    // Nobody gives a score: the first.
+    let none = json!({"for_ms": 400, "score": "free.x"});
+    let when = "motion.score < 0.6";
+    assert_eq!(best(&mut rule(when, &none), &seen), [(500, 100)]);
+    // An event that came to nothing leaves nothing behind.
+    let twice = [0.9, 0.0, 0.2, 0.3, 0.3, 0.2, 0.2];
+    assert_eq!(best(&mut rule(SEEN, &for_400), &twice), [(600, 300)]);
+}
+
+#[test]
+fn the_best_frame_of_a_range_is_that_of_all_of_it() {
+    let mut rules = range(&json!({"for_ms": 200, "release_ms": 200}));
+    let seen = [0.0, 0.5, 0.4, 0.3, 0.8, 0.0, 0.7, 0.0, 0.0, 0.0];
+    assert_eq!(best(&mut rules, &seen), [(300, 100), (300, 400)]);
+    // Each part of one that was split has its own.
+    let mut rules = range(&json!({}));
+    let mut seen = [0.5; 24];
+    (seen[7], seen[22]) = (0.6, 0.7);
+    let told = best(&mut rules, &seen);
+    assert_eq!(told, [(0, 0), (0, 700), (2000, 2000)]);
+    let end = rules.update(FusionInput::End {
+        t_ns: 2300 * NS_PER_MS,
+    });
+    assert_eq!(end.triggers[0].best_ns.map(ms), Some(2200));
+}
+
 #[test]
 fn the_end_of_the_source_closes_everything() {
     let mut rules = compile(&json!([

@@ -512,6 +512,8 @@ proptest! {
                 for t in result.triggers.iter().filter(|t| t.label == *label) {
                     prop_assert_eq!(t.t_start_ns, t.event_start_ns - 3000 * NS_PER_MS);
                     prop_assert!(t.event_start_ns <= t.event_end_ns);
+                    let best_ns = t.best_ns.unwrap();
+                    prop_assert!((t.event_start_ns..=t.event_end_ns).contains(&best_ns));
                     prop_assert!(t.event_start_ns <= t.fired_ns);
                     if !matches!(t.phase, Phase::End { .. }) {
                         let again = fired_ns.replace(t.fired_ns);
