@@ -55,6 +55,30 @@ pub(super) struct Asked {
     pub(super) source: Name,
     #[serde(flatten)]
     pub(super) request: ClipRequest,
+    /// The clip whose file is to answer it, if not its own (`merge.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) merged_into: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn new(source: &Name, request: &ClipRequest) -> Self {
+        Self {
+            source: source.clone(),
+            request: request.clone(),
+            merged_into: None,
+        }
+    }
+
+    /// The same, joined to the clip `host`.
+    pub(super) fn into_file_of(mut self, host: &str) -> Self {
+        self.merged_into = Some(host.to_owned());
+        self
+    }
+
+    /// The id of the clip whose file it is to be in.
+    pub(super) fn host(&self) -> &str {
+        self.merged_into.as_ref().unwrap_or(&self.request.id)
+    }
 }
 
 /// What became of it.
@@ -70,6 +94,8 @@ pub(super) struct Row {
 pub(super) trait Index: Debug + Send {
     /// A clip is asked for. One that is known already stays what it is.
     fn open(&mut self, asked: &Asked) -> Result<(), IndexError>;
+    /// Its file is another clip's, or not any more; as long as it is open.
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError>;
     /// It is ready or failed; whether it was told of stays.
     fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError>;
     /// Whoever had to know does.
@@ -206,6 +232,19 @@ impl Index for SqliteIndex {
             .execute(
                 "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?, ?, ?, ?)
                  ON CONFLICT DO NOTHING",
+                params![self.dir, r.id, r.wall_ns, json],
+            )
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+        let r = &asked.request;
+        let json = self.json(&r.id, asked)?;
+        self.sqlite
+            .execute(
+                "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?, ?, ?, ?)
+                 ON CONFLICT DO UPDATE SET asked = excluded.asked WHERE result IS NULL",
                 params![self.dir, r.id, r.wall_ns, json],
             )
             .map_err(self.failed())?;

@@ -36,6 +36,7 @@ pub(super) enum Op {
     SetLen(usize, u64),
     SyncFile(usize),
     Asked(Asked),
+    Joined(Asked),
     Finished(Asked, ClipResult),
     Told(String),
     Forgot(String),
@@ -138,6 +139,17 @@ impl State {
                     result: None,
                     is_told: false,
                 });
+            }
+            Op::Joined(asked) => {
+                let id = asked.request.id.clone();
+                let row = self.rows.entry(id).or_insert_with(|| Row {
+                    asked: asked.clone(),
+                    result: None,
+                    is_told: false,
+                });
+                if row.result.is_none() {
+                    row.asked = asked.clone();
+                }
             }
             Op::Finished(asked, result) => {
                 let row = self.rows.entry(result.id.clone()).or_insert_with(|| Row {
@@ -537,6 +549,11 @@ impl DiskFile for ModelFile {
 impl Index for ModelDisk {
     fn open(&mut self, asked: &Asked) -> Result<(), IndexError> {
         self.call(Some(Op::Asked(asked.clone())))
+            .map_err(IndexError::Injected)
+    }
+
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+        self.call(Some(Op::Joined(asked.clone())))
             .map_err(IndexError::Injected)
     }
 

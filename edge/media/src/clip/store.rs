@@ -303,11 +303,15 @@ impl ClipStore {
 
     /// Notes that a clip is asked for, durably: after a crash it is answered for.
     pub fn asked(&self, source: &Name, request: &ClipRequest) {
-        let asked = Asked {
-            source: source.clone(),
-            request: request.clone(),
-        };
+        let asked = Asked::new(source, request);
         self.with_index("open", |index| index.open(&asked));
+    }
+
+    /// Notes, durably, whose file is to answer a request: that of `host`, or its own.
+    pub(super) fn joined(&self, source: &Name, request: &ClipRequest, host: Option<&str>) {
+        let mut asked = Asked::new(source, request);
+        asked.merged_into = host.map(str::to_owned);
+        self.with_index("join", |index| index.join(&asked));
     }
 
     /// A clip that was asked for is not wanted any more.
@@ -320,10 +324,7 @@ impl ClipStore {
 
     /// Notes what became of a clip, durably.
     pub(super) fn answered(&self, source: &Name, request: &ClipRequest, result: &ClipResult) {
-        let asked = Asked {
-            source: source.clone(),
-            request: request.clone(),
-        };
+        let asked = Asked::new(source, request);
         self.with_index("finish", |index| index.finish(&asked, result));
     }
 
@@ -397,7 +398,7 @@ impl ClipStore {
             kept.bytes += bytes;
             // What is not finished is not there to be deleted.
             if endings.contains_key("mp4") && !endings.contains_key("mp4.part") {
-                kept.clips.insert(stem, KeptClip { bytes, id: None });
+                kept.clips.insert(stem, KeptClip { bytes, ids: vec![] });
             }
         }
         Ok(kept)
@@ -495,12 +496,11 @@ fn stem(wall_ns: i64, path: &Name, label: &Name, id: &str) -> Result<String, Sto
     let time = jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
         .map_err(|_| StoreError::Time { wall_ns })?
         .to_zoned(jiff::tz::TimeZone::UTC);
-    let hex: Vec<char> = id.chars().filter(|c| *c != '-').collect();
-    let is_uuid = hex.len() == 32 && hex.iter().all(char::is_ascii_hexdigit);
-    if !is_uuid {
+    if !is_uuid(id) {
         return Err(StoreError::Id { id: id.to_owned() });
     }
-    let id8: String = hex[24..].iter().map(char::to_ascii_lowercase).collect();
+    let hex = id.chars().filter(|c| *c != '-');
+    let id8: String = hex.skip(24).map(|c| c.to_ascii_lowercase()).collect();
     // A name is ASCII without separators and dots, so it can be cut anywhere and can't lead away.
     let cut = |n: &Name| n.as_str().chars().take(LONGEST_NAME).collect::<String>();
     let (path, label) = (cut(path), cut(label));
@@ -509,6 +509,12 @@ fn stem(wall_ns: i64, path: &Name, label: &Name, id: &str) -> Result<String, Sto
         time.strftime("%Y-%m-%d"),
         time.strftime("%H%M%SZ"),
     ))
+}
+
+/// 32 hexadecimal digits, and dashes.
+pub(super) fn is_uuid(id: &str) -> bool {
+    let mut hex = id.chars().filter(|c| *c != '-');
+    hex.clone().count() == 32 && hex.all(|c| c.is_ascii_hexdigit())
 }
 
 fn is_day(name: &str) -> bool {
