@@ -49,6 +49,20 @@ pub enum IndexError {
     Injected(std::io::Error),
 }
 
+impl IndexError {
+    /// Whether a write that works later says nothing about this one: the disk failed, and what it
+    /// has is unknown. A full disk, a read-only one, a lock held too long leave what was there.
+    pub(super) fn lasts(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+            }
+            Self::Row { .. } => false,
+            Self::Injected(e) => rustix::io::Errno::from_io_error(e) == Some(rustix::io::Errno::IO),
+        }
+    }
+}
+
 /// A clip that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {

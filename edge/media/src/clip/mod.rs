@@ -21,6 +21,7 @@
 //! that is missing from a clip is a field of it.
 
 mod after;
+mod books;
 mod disk;
 mod encoding;
 mod entries;

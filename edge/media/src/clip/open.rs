@@ -134,13 +134,18 @@ impl OpenClip {
         self.all().any(|r| r.id == id)
     }
 
-    /// Answers another request, too.
-    pub(super) fn join(&mut self, request: ClipRequest) {
+    /// Answers another request, too. Like the beginning of a clip, what there is of it is on the
+    /// disk when this returns.
+    pub(super) fn join(&mut self, request: ClipRequest) -> Result<Step, ClipError> {
         self.joined.push(request);
         let end_ns = self.end_ns();
-        if let Some(w) = &mut self.writing {
-            w.ends_at(end_ns);
-        }
+        let Some(w) = &mut self.writing else {
+            return Ok(Step::Open);
+        };
+        w.ends_at(end_ns);
+        let step = w.flush_all_but_newest()?;
+        w.part.sync()?;
+        Ok(step)
     }
 
     /// Throws away what was written; `begin` starts anew.
@@ -230,15 +235,7 @@ impl OpenClip {
             }
         }
         if step == Step::Open {
-            // The newest picture waits for the next to know how long it is shown; the rest can be
-            // read from now on.
-            if let Some(newest) = writing.pending.pop() {
-                let next_ns = newest.dts_ns;
-                step = writing.flush(next_ns)?;
-                if step == Step::Open {
-                    writing.pending.push(newest);
-                }
-            }
+            step = writing.flush_all_but_newest()?;
         }
         writing.part.sync()?;
         self.writing = Some(writing);
@@ -382,6 +379,19 @@ impl Writing {
             self.end_ns = Some(end);
         }
         Ok(self.step())
+    }
+
+    /// The newest picture waits for the next to know how long it is shown; the rest can be read from
+    /// now on.
+    fn flush_all_but_newest(&mut self) -> Result<Step, ClipError> {
+        let Some(newest) = self.pending.pop() else {
+            return Ok(Step::Open);
+        };
+        let step = self.flush(newest.dts_ns)?;
+        if step == Step::Open {
+            self.pending.push(newest);
+        }
+        Ok(step)
     }
 
     /// Writes what is pending as one fragment. Without room for it the clip ends before it.

@@ -70,6 +70,7 @@ impl ClipStore {
             // Half an index is worse than none: it would call clips told that are not.
             Some(Err(error)) => {
                 tracing::error!(%error, "the clip index can't be read, and is not used");
+                self.no_index(&error);
                 index = None;
             }
             None => {}

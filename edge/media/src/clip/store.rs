@@ -26,11 +26,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 use visualpath_core::Name;
 
+use super::books::IndexTrouble;
 use super::disk::{Disk, RealDisk};
-use super::index::{Asked, Index, IndexError, SqliteIndex};
+use super::index::{Index, IndexError, SqliteIndex};
 use super::part::PartFile;
 use super::room::{Kept, KeptClip};
-use super::{ClipEnd, ClipRequest, ClipResult, Unheard};
+use super::{ClipEnd, Unheard};
 
 /// Files of one clip: the name up to the first dot, then one of these. In the order in which they
 /// are deleted: what is left by a power cut in between is known to be a left-over.
@@ -179,6 +180,7 @@ pub struct ClipStore {
     kept: Mutex<Kept>,
     /// There once this process has taken the directory over.
     pub(super) index: Mutex<Option<Box<dyn Index>>>,
+    pub(super) index_trouble: Mutex<Option<IndexTrouble>>,
     /// Held as long as this process may write.
     lock: OnceLock<std::fs::File>,
     /// The first sync that failed.
@@ -214,6 +216,7 @@ impl ClipStore {
             disk,
             kept: Mutex::new(Kept::default()),
             index: Mutex::new(None),
+            index_trouble: Mutex::new(None),
             lock: OnceLock::new(),
             unsafe_since: OnceLock::new(),
         };
@@ -241,6 +244,7 @@ impl ClipStore {
             Ok(index) => Some(Box::new(index)),
             Err(e) => {
                 tracing::error!(error = %e, "clips are kept without an index: one that is being written when the appliance is killed may be forgotten");
+                self.no_index(&e);
                 None
             }
         };
@@ -285,58 +289,6 @@ impl ClipStore {
 
     pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the index, if there is one; an error is logged.
-    pub(super) fn with_index(
-        &self,
-        what: &'static str,
-        act: impl FnOnce(&mut dyn Index) -> Result<(), IndexError>,
-    ) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = index.as_mut()
-            && let Err(error) = act(&mut **index)
-        {
-            tracing::error!(%error, what, "the clip index could not be written");
-        }
-    }
-
-    /// Notes that a clip is asked for, durably: after a crash it is answered for.
-    pub fn asked(&self, source: &Name, request: &ClipRequest) {
-        let asked = Asked::new(source, request);
-        self.with_index("open", |index| index.open(&asked));
-    }
-
-    /// Notes, durably, whose file is to answer a request: that of `host`, or its own.
-    pub(super) fn joined(&self, source: &Name, request: &ClipRequest, host: Option<&str>) {
-        let mut asked = Asked::new(source, request);
-        asked.merged_into = host.map(str::to_owned);
-        self.with_index("join", |index| index.join(&asked));
-    }
-
-    /// A clip that was asked for is not wanted any more.
-    pub(super) fn withdraw(&self, id: &str) {
-        self.with_index("withdraw", |index| {
-            index.told(id)?;
-            index.forget(id)
-        });
-    }
-
-    /// Notes what became of a clip, durably.
-    pub(super) fn answered(&self, source: &Name, request: &ClipRequest, result: &ClipResult) {
-        let asked = Asked::new(source, request);
-        self.with_index("finish", |index| index.finish(&asked, result));
-    }
-
-    /// Whoever had to know of this clip's result does: it is not told again.
-    pub fn told(&self, id: &str) {
-        self.with_index("told", |index| index.told(id));
-    }
-
-    /// Whether clips are answered for after a crash.
-    pub fn has_index(&self) -> bool {
-        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.is_some()
     }
 
     /// Why no clips are kept any more, if that is so.

@@ -105,8 +105,18 @@ impl Run<'_> {
         if let Some(host) = self.merging.and_then(|m| m.host(&self.open, &request)) {
             let host_id = self.open[host].request.id.clone();
             self.store.joined(&source(), &request, Some(&host_id));
-            self.open[host].join(request);
-            return self.disk.mark(Op::Begun(id));
+            match self.open[host].join(request) {
+                Ok(Step::Open) => self.disk.mark(Op::Begun(id)),
+                Ok(Step::Done(end)) => {
+                    let clip = self.open.remove(host);
+                    self.settle(clip.finish(end, self.ring.newest_ns()));
+                }
+                Err(e) => {
+                    let clip = self.open.remove(host);
+                    self.settle(clip.fail(&e));
+                }
+            }
+            return;
         }
         if again {
             self.store.joined(&source(), &request, None);

@@ -204,9 +204,13 @@ impl Writer {
         self.store.joined(&self.source, &request, Some(&host));
         let now_ns = self.now_ns();
         let clip = &mut self.clips[i];
-        clip.join(request);
         clip.heard_ns = now_ns;
+        let step = clip.join(request);
+        if !matches!(step, Ok(Step::Open)) {
+            return self.after(i, step);
+        }
         // It may have to begin sooner than it was to.
+        let clip = &self.clips[i];
         if clip.is_waiting() && self.ring.decoded_ns() >= Some(clip.start_ns()) {
             self.begin(i);
         }
