@@ -352,17 +352,15 @@ struct Model {
 
 impl Model {
     fn ask(&mut self, r: &ClipRequest) {
-        let span = |all: &[ClipRequest]| {
-            let start = all.iter().map(|r| r.start_ns).min().unwrap();
-            (start, all.iter().map(|r| r.end_ns).max().unwrap())
-        };
+        let span =
+            |all: &[ClipRequest]| (all[0].start_ns, all.iter().map(|r| r.end_ns).max().unwrap());
         let gap = at(GOP);
         let fits = |(_, all, begins): &&mut (u32, Vec<ClipRequest>, i64)| {
             let (start, end) = span(all);
             r.start_ns <= end + gap
                 && r.end_ns + gap >= start
-                && r.event_ns >= *begins
-                && end.max(r.end_ns) - start.min(r.start_ns) <= at(MOST)
+                && r.event_ns >= start.max(*begins)
+                && end.max(r.end_ns) - start <= at(MOST)
         };
         let host = self.open.iter_mut().filter(fits);
         match host.max_by_key(|(n, all, _)| (all[0].start_ns, *n)) {

@@ -255,3 +255,72 @@ fn with_over_ten_times_the_quota_written_the_oldest_unpinned_clips_are_gone_and_
     assert!(books.written > 20 * QUOTA, "{}", books.written);
     assert_eq!(books.failed, 0);
 }
+
+/// A clip of so many pictures of 2000 bytes, asked for now.
+fn clip(lane: &mut Lane, number: u32, pictures: i64) -> ClipResult {
+    let event = (lane.next - 1).max(0) * STEP;
+    let mut r = request(number, event, 0, pictures * STEP);
+    r.wall_ns = WALL_NS + i64::from(number) * NS_PER_S;
+    lane.lane.request(r);
+    for n in lane.next..lane.next + pictures + 2 {
+        let packet = Packet {
+            data: Bytes::from(vec![1; 2000]),
+            is_key: n % 10 == 0,
+            pts_ns: n * STEP,
+            dts_ns: n * STEP,
+            frame_id: u64::try_from(n).unwrap(),
+            params: Arc::clone(&lane.params),
+        };
+        assert_eq!(lane.lane.offer_packet(packet), Offered::Taken);
+    }
+    lane.next += pictures + 2;
+    lane.results.recv_timeout(LONG).unwrap()
+}
+
+#[test]
+fn nothing_is_deleted_where_that_would_not_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClipStore::open(dir.path(), "clips", 100_000).unwrap();
+    let mut lane = Lane::start("a", &store);
+    // Some 60 kB that stay, and some 12 kB that need not.
+    let pinned = clip(&mut lane, 1, 25);
+    store.pin(&pinned.id, true).unwrap();
+    let small = ready(clip(&mut lane, 2, 2));
+    let before = there(dir.path());
+    assert_eq!(before.len(), 2);
+    // One picture is more than both of what is free and what could be.
+    let result = {
+        let mut r = request(3, lane.next * STEP, 0, STEP);
+        r.wall_ns = WALL_NS + 3 * NS_PER_S;
+        lane.lane.request(r);
+        for n in lane.next..lane.next + 4 {
+            let packet = Packet {
+                data: Bytes::from(vec![1; 60_000]),
+                is_key: true,
+                pts_ns: n * STEP,
+                dts_ns: n * STEP,
+                frame_id: u64::try_from(n).unwrap(),
+                params: Arc::clone(&lane.params),
+            };
+            assert_eq!(lane.lane.offer_packet(packet), Offered::Taken);
+        }
+        lane.lane.finish(Finish::SourceEnd, LONG).unwrap();
+        lane.results.recv_timeout(LONG).unwrap()
+    };
+    assert!(reason(result).contains("quota"));
+    assert_eq!(there(dir.path()), before, "{} went in vain", small.file);
+}
+
+#[test]
+fn a_video_that_is_no_clip_of_ours_is_never_deleted_by_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let day = dir.path().join("clips/2026-11-21");
+    std::fs::create_dir_all(&day).unwrap();
+    let video = day.join("235959Z_a_b_00000000.mp4");
+    std::fs::write(&video, [7; 5000]).unwrap();
+    for _ in 0..2 {
+        let store = ClipStore::open(dir.path(), "clips", QUOTA).unwrap();
+        assert_eq!(store.take_over().unwrap(), []);
+        assert_eq!(std::fs::read(&video).unwrap(), [7; 5000]);
+    }
+}

@@ -46,7 +46,7 @@ pub struct LaneOptions {
     pub bitrate: Bitrate,
     /// The source's nominal rate, a hint for the bit rate.
     pub fps: f64,
-    /// Clips that overlap or touch share a file, as long as they ask for no more than this together,
+    /// Clips that overlap or touch share a file, as long as it is no longer than this, as asked for,
     /// in nanoseconds. `None`: each has its own.
     pub merge_max_ns: Option<i64>,
     /// Frames that may wait for the encoder; each holds a slot.

@@ -5,11 +5,11 @@
 //! All of them get a result of their own (id, trigger, what they asked for and what of it is
 //! missing) about the one file, which has the name of the first.
 //!
-//! - Together they ask for at most `max_ns`; what would be longer begins a new clip. One that alone
-//!   asks for more is not touched.
-//! - A file that has begun can't begin earlier: what a later request wants before it is missing
-//!   from that request (`short_pre_ms`, [`ShortPre::Merged`]). Where the file begins only after its
-//!   event, it is not joined at all.
+//! - From the first's start to the latest end it is `max_ns` at most; what would be longer begins a
+//!   new clip. One that alone asks for more is not touched.
+//! - The file begins where its first request does: what a later one wants before that is missing
+//!   from that one (`short_pre_ms`, [`ShortPre::Merged`]). One whose event lies before it is not
+//!   joined at all.
 //! - Where the file ends before a joined request's event and there are later pictures (the format
 //!   changed, the disk was full), or before its start, or is lost altogether, that request gets a
 //!   clip of its own after all.
@@ -31,7 +31,7 @@ const MOST_JOINED: usize = 63;
 pub(super) struct Merging {
     /// How far apart two ranges may lie.
     pub(super) gap_ns: i64,
-    /// How much all requests of a file may ask for together.
+    /// From the first's start to the latest end.
     pub(super) max_ns: i64,
 }
 
@@ -45,14 +45,15 @@ impl Merging {
     }
 
     fn joins(&self, clip: &OpenClip, request: &ClipRequest) -> bool {
-        let (start_ns, end_ns) = (clip.start_ns(), clip.end_ns());
+        let (start_ns, end_ns) = (clip.request.start_ns, clip.end_ns());
         let is_range = request.start_ns <= request.end_ns && start_ns <= end_ns;
         let is_valid = is_range && is_uuid(&request.id);
         let touches = request.start_ns <= end_ns.saturating_add(self.gap_ns)
             && start_ns <= request.end_ns.saturating_add(self.gap_ns);
         let until_ns = end_ns.max(request.end_ns);
-        let fits = until_ns.saturating_sub(start_ns.min(request.start_ns)) <= self.max_ns;
-        let is_shown = clip.begins_ns().is_none_or(|t| t <= request.event_ns);
+        let fits = until_ns.saturating_sub(start_ns) <= self.max_ns;
+        let begins_ns = clip.begins_ns().map_or(start_ns, |t| t.max(start_ns));
+        let is_shown = begins_ns <= request.event_ns;
         is_valid && touches && fits && is_shown && clip.joined.len() < MOST_JOINED
     }
 }

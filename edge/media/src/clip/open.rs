@@ -106,12 +106,6 @@ impl OpenClip {
         std::iter::once(&self.request).chain(&self.joined)
     }
 
-    /// The earliest start that was asked for.
-    pub(super) fn start_ns(&self) -> i64 {
-        let starts = self.joined.iter().map(|r| r.start_ns);
-        starts.fold(self.request.start_ns, i64::min)
-    }
-
     /// The latest end that was asked for.
     pub(super) fn end_ns(&self) -> i64 {
         let ends = self.joined.iter().map(|r| r.end_ns);
@@ -162,7 +156,7 @@ impl OpenClip {
         store: &Arc<ClipStore>,
         encoder_error: Option<&str>,
     ) -> Result<Step, ClipError> {
-        let (start_ns, end_ns) = (self.start_ns(), self.end_ns());
+        let (start_ns, end_ns) = (self.request.start_ns, self.end_ns());
         if end_ns < start_ns {
             return Err(ClipError::Reversed { start_ns, end_ns });
         }

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use visualpath_core::{NS_PER_S, Name};
 
+use super::index::{Index as _, Row};
 use super::merge::{Merging, Settled};
 use super::model::{Fault, ModelDisk, Op, Random, is_ready};
-use super::open::{OpenClip, Step};
+use super::open::{OpenClip, Step, failed};
 use super::store::ClipStore;
 use super::*;
 use crate::encode::{CodecParams, Packet};
@@ -561,4 +562,89 @@ fn a_clip_whose_sidecar_is_gone_or_damaged_gets_it_again() {
         let again = whole_clips(&disk);
         assert!(again.keys().eq(clips.keys()), "damaged: {damaged}");
     }
+}
+
+#[test]
+fn only_a_clip_that_is_known_to_have_failed_is_thrown_away_after_a_crash() {
+    let (disk, calls, _) = cut_short();
+    let again = || disk.cut(calls, &mut |many| many.min(2) - 1);
+    let open: Vec<Row> = again()
+        .rows()
+        .into_iter()
+        .filter(|r| r.result.is_none())
+        .collect();
+    assert!(open.len() >= 2, "{open:?}");
+    for row in &open {
+        let id = &row.asked.request.id;
+        // Whether its row is there, and whether it says that it failed.
+        for (known, has_failed) in [(true, false), (true, true), (false, false)] {
+            let mut cut = again();
+            if has_failed {
+                let request = row.asked.request.clone();
+                let result = failed(request, source(), &"no room");
+                cut.finish(&row.asked, &result).unwrap();
+            }
+            if !known {
+                cut = cut.without_rows();
+            }
+            let second = store(&cut, 1 << 30);
+            let unheard = second.take_over_with(cut.index());
+            let answers: Vec<bool> = unheard
+                .iter()
+                .filter(|u| u.result.id == *id)
+                .map(|u| is_ready(&u.result))
+                .collect();
+            assert_eq!(answers, [!has_failed], "{id}, {known}");
+            assert_eq!(whole_clips(&cut).contains_key(id), !has_failed);
+        }
+    }
+}
+
+#[test]
+fn a_clip_of_large_pictures_is_in_pieces_that_a_recovery_reads() {
+    const LARGE: usize = 6 << 20;
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    first.take_over_with(disk.index());
+    let params = CodecParams::for_tests(64, 48);
+    let data = Bytes::from(vec![7; LARGE]);
+    let picture = |n: i64| Packet {
+        data: data.clone(),
+        is_key: n == 0,
+        pts_ns: n * STEP_NS,
+        dts_ns: n * STEP_NS,
+        frame_id: u64::try_from(n).unwrap(),
+        params: Arc::clone(&params),
+    };
+    let mut ring = Ring::new(1 << 30, 2 * NS_PER_S);
+    ring.add(picture(0)).unwrap();
+    let mut asked = request(0);
+    (asked.start_ns, asked.event_ns) = (0, 0);
+    first.asked(&source(), &asked);
+    let mut clip = OpenClip::new(asked, source(), 0);
+    assert_eq!(clip.begin(&ring, &first, None).unwrap(), Step::Open);
+    for n in 1..16 {
+        assert_eq!(clip.push(&picture(n)).unwrap(), Step::Open);
+    }
+    let cut = disk.durable(disk.log().len());
+    let unheard = store(&cut, 1 << 30).take_over_with(cut.index());
+    let ClipState::Ready(ready) = &unheard[0].result.state else {
+        panic!("{unheard:?}");
+    };
+    // At most what fits into one piece is lost.
+    assert!(ready.frames >= 10, "{ready:?}");
+}
+
+#[test]
+fn a_directory_that_is_gone_has_nothing_to_sync_and_any_other_failed_sync_ends_it_all() {
+    use super::disk::{Disk as _, RealDisk};
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClipStore::open(dir.path(), "clips", 1 << 30).unwrap();
+    let gone = dir.path().join("clips/2026-11-22");
+    let failed = store.synced("sync the directory", &gone, RealDisk.sync_dir(&gone));
+    assert!(failed.is_err());
+    assert_eq!(store.trouble(), None);
+    let broken = store.synced("sync", &gone, Err(Errno::IO.into()));
+    assert!(broken.is_err());
+    assert!(store.trouble().unwrap().contains("sync"));
 }

@@ -206,14 +206,7 @@ impl Writer {
         let clip = &mut self.clips[i];
         clip.heard_ns = now_ns;
         let step = clip.join(request);
-        if !matches!(step, Ok(Step::Open)) {
-            return self.after(i, step);
-        }
-        // It may have to begin sooner than it was to.
-        let clip = &self.clips[i];
-        if clip.is_waiting() && self.ring.decoded_ns() >= Some(clip.start_ns()) {
-            self.begin(i);
-        }
+        self.after(i, step);
     }
 
     /// Begins the waiting clip at `i`; one that is done or fails leaves the list.
@@ -306,7 +299,7 @@ impl Writer {
                 // The event's side is kept: what was written of the other goes.
                 clip.wait_again();
             }
-            let reached = newest.is_some() && dts_ns > clip.start_ns();
+            let reached = newest.is_some() && dts_ns > clip.request.start_ns;
             if clip.is_waiting() && reached && !other_side {
                 self.begin(i);
             }
@@ -341,7 +334,7 @@ impl Writer {
             if !clip.is_waiting() {
                 let step = clip.push(&packet);
                 self.after(i, step);
-            } else if dts_ns >= clip.start_ns() && self.ring.oldest_ns().is_some() {
+            } else if dts_ns >= clip.request.start_ns && self.ring.oldest_ns().is_some() {
                 self.begin(i);
             }
         }
