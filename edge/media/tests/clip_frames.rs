@@ -347,7 +347,7 @@ fn check(case: &str, plan: &Plan, run: &Run, wish: &Wish, result: &ClipResult, t
             let first = frames.iter().position(|f| f.1 == clip.start_ns);
             first.unwrap_or_else(|| panic!("{case}: starts at no picture"))
         }
-        Some(ShortPre::FormatChange) => panic!("{case}: no format changed"),
+        Some(why) => panic!("{case}: {why:?}, but no format changed and no file is shared"),
     };
     let short_pre_ns = (frames[first].1 - asked.start_ns).max(0);
     assert_eq!(clip.short_pre_ms, short_pre_ns as f64 / 1e6, "{case}");

@@ -22,7 +22,7 @@ fn trigger() -> Value {
 
 fn clip() -> Value {
     json!({"schema":"visualpath.clip/1","id":"0193-c","replayed":false,"trigger_id":"0193-a","device":"dock-3",
-     "state":"ready","file":"clips/2026-11-22/200000Z_entrance_visitor_0193.mp4","reason":null,"source":"cam0",
+     "state":"ready","file":"clips/2026-11-22/200000Z_entrance_visitor_0193.mp4","merged_into":"0193-b","reason":null,"source":"cam0",
      "path":"entrance","label":"visitor","start_ns":267066000000_i64,"start_ms":267066,"end_ns":272766000000_i64,"end_ms":272766,
      "lead_in_ms":400.0,"short_pre_ms":0.0,"short_pre_reason":null,"short_post_ms":0.0,"end_reason":"complete","frames":171,
      "gaps":[{"from_ns":1,"from_ms":0,"to_ns":2,"to_ms":0}],"playable":"clips/2026-11-22/200000Z_entrance_visitor_0193.mp4",
@@ -115,6 +115,7 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "commit",
         "clip",
         "file",
+        "merged_into",
         "end_reason",
         "codec",
         "sha256",

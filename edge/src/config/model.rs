@@ -489,6 +489,12 @@ pub struct ClipConfig {
     pub still: bool,
     /// A copy beside each clip that no browser plays, `….h264.mp4`.
     pub deliver: ClipDelivery,
+    /// Clips of one source that overlap, or lie no more than `gop_s` apart, become one file while
+    /// the first is still being written. Each trigger still gets its own answer.
+    pub merge: bool,
+    /// Longest file that `merge` makes, as asked for; what would be longer begins a new one.
+    #[schemars(range(min = 1, max = 3600))]
+    pub merge_max_s: f64,
     /// Most the directory may hold; the oldest unpinned clips go first.
     #[schemars(range(min = 16_777_216, max = 1_125_899_906_842_624_u64))]
     pub quota_bytes: u64,
@@ -508,6 +514,8 @@ impl Default for ClipConfig {
             bitrate: Auto::Auto,
             still: true,
             deliver: ClipDelivery::Auto,
+            merge: false,
+            merge_max_s: 300.0,
             quota_bytes: 2 << 30,
         }
     }

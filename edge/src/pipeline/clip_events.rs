@@ -116,6 +116,7 @@ impl Events {
         let body = match result.state {
             Became::Failed { reason } => body.failed(reason),
             Became::Ready(clip) => ClipBody {
+                merged_into: clip.merged_into.clone(),
                 lead_in_ms: clip.lead_in_ms,
                 short_pre_ms: clip.short_pre_ms,
                 short_pre_reason: clip.short_pre_reason.as_ref().and_then(word),
@@ -141,14 +142,17 @@ impl Events {
             },
         };
         self.clip_message(path, &after.id, body);
-        if let Some(clips) = self.store.get() {
+        // What shares a file shares what is made of it.
+        let shares = matches!(&after.state, Became::Ready(clip) if clip.merged_into.is_some());
+        if let Some(clips) = self.store.get().filter(|_| !shares) {
             clips.add(&after);
         }
     }
 
-    /// A store that keeps no clips any more.
+    /// A store that keeps no clips any more, or can't keep its books.
     pub(super) fn look_at_store(&mut self) {
         const CODE: &str = "clip_store";
+        self.look_at_index();
         let Some(trouble) = self
             .store
             .get()
@@ -159,6 +163,21 @@ impl Events {
         if self.problems.iter().all(|p| p.code != CODE) {
             let advice = "check the disk (dmesg says what the kernel saw), then start visualpath again; triggers go on";
             self.problem(problem(CODE, "clips", &trouble, advice));
+        }
+    }
+
+    /// An index that can't be written.
+    fn look_at_index(&mut self) {
+        const CODE: &str = "clip_index";
+        let known = self.problems.iter().any(|p| p.code == CODE);
+        let trouble = self.store.get().and_then(|c| c.store.index_trouble());
+        match (trouble, known) {
+            (Some(trouble), false) => {
+                let advice = "free disk space, or check the disk (dmesg says what the kernel saw) and start visualpath again; until then a clip that is being written when the power goes may never be told of";
+                self.problem(problem(CODE, "clips", &trouble, advice));
+            }
+            (None, true) => self.solved(CODE, "clips"),
+            _ => {}
         }
     }
 

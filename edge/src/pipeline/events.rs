@@ -358,7 +358,7 @@ impl Events {
         self.say_health();
     }
 
-    fn solved(&mut self, code: &str, subject: &str) {
+    pub(super) fn solved(&mut self, code: &str, subject: &str) {
         let before = self.problems.len();
         self.problems
             .retain(|p| p.code != code || p.subject != subject);

@@ -188,3 +188,6 @@ fn a_label_is_on_while_it_is_for_any_source_of_its_path() {
         assert_eq!(thread.on[&(p.clone(), l.clone())].len(), sources);
     }
 }
+
+#[path = "clip_events_tests.rs"]
+mod clips;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use visualpath_core::{Clock, Name, Trigger};
+use visualpath_core::{Clock, NS_PER_S, Name, Trigger};
 use visualpath_media::clip::{
     After, Beside, ClipRequest, ClipResult, ClipStore, EvidenceLane, LaneOptions, Unheard,
 };
@@ -26,6 +26,16 @@ pub struct Clips {
 }
 
 impl Clips {
+    /// Without what is made of them.
+    #[cfg(test)]
+    pub fn only(store: Arc<ClipStore>) -> Self {
+        Self {
+            store,
+            beside: Beside::default(),
+            after: None,
+        }
+    }
+
     /// One has been told of.
     pub fn add(&self, result: &ClipResult) {
         if let Some(after) = &self.after {
@@ -90,6 +100,7 @@ pub fn start(
             .check()
             .map_err(|e| StartError::config("clip.openh264_library", &e.to_string()))?;
     }
+    options.merge_max_ns = merge_max_ns(config);
     options.queue = QUEUE;
     options.clock = clock;
     EvidenceLane::start(options, move |result| {
@@ -98,6 +109,13 @@ pub fn start(
         }
     })
     .map_err(|e| StartError::Evidence(e.to_string()))
+}
+
+/// How much clips that share a file may ask for together, if any may.
+fn merge_max_ns(config: &Config) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "at most an hour")]
+    let max_ns = (config.clip.merge_max_s.clamp(0.0, 3600.0) * NS_PER_S as f64) as i64;
+    config.clip.merge.then_some(max_ns)
 }
 
 /// What encodes clips.

@@ -301,7 +301,7 @@ fn request(
         path,
         label,
         event_ns,
-        best_ns: event_ns,
+        best_ns: None,
         wall_ns: line.wall.unix_ns(event_ns),
         start_ns,
         end_ns,

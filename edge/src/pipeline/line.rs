@@ -61,6 +61,13 @@ impl LineShared {
         }
     }
 
+    /// With evidence, but no path.
+    #[cfg(test)]
+    pub fn with_evidence(self, lane: EvidenceLane) -> Self {
+        assert!(self.evidence.set(lane).is_ok(), "it has some");
+        self
+    }
+
     /// Cuts clips, once any rule wants some.
     pub fn evidence(&self) -> Option<&EvidenceLane> {
         self.evidence.get()

@@ -7,8 +7,7 @@ use std::sync::PoisonError;
 
 use visualpath_core::Name;
 
-use super::index::Index;
-use super::index::{Row, SqliteIndex};
+use super::index::{Asked, Index, Row, SqliteIndex};
 use super::store::{ClipStore, StoreError, io_error};
 use super::{ClipResult, ClipState};
 
@@ -33,8 +32,10 @@ pub struct ClipEntry {
     pub state: EntryState,
     /// The file of one that is ready, relative to the state directory.
     pub file: Option<String>,
-    /// Its size.
+    /// The file's size. Clips that share a file (`merged_into`) have the same.
     pub bytes: u64,
+    /// The clip whose file it is, if it was joined to another.
+    pub merged_into: Option<String>,
     /// It is not deleted for room.
     pub is_pinned: bool,
     /// Everything about one that is ready or failed.
@@ -119,6 +120,7 @@ impl ClipStore {
         let mut entries = BTreeMap::new();
         for row in rows {
             let r = row.asked.request;
+            let merged_into = row.asked.merged_into;
             let ready = match row.result.as_ref().map(|r| &r.state) {
                 Some(ClipState::Ready(ready)) => Some((ready.file.clone(), ready.bytes)),
                 _ => None,
@@ -140,6 +142,7 @@ impl ClipStore {
                 state,
                 file,
                 bytes: bytes.unwrap_or(0),
+                merged_into,
                 is_pinned: false,
                 result: row.result,
             };
@@ -151,29 +154,12 @@ impl ClipStore {
             if !endings.contains_key("mp4") {
                 continue;
             }
-            let Some((asked, result)) = self.sidecar(stem) else {
-                continue;
-            };
-            let ClipState::Ready(ready) = &result.state else {
-                continue;
-            };
-            let r = &asked.request;
-            there.insert(r.id.clone());
-            let entry = entries.entry(r.id.clone()).or_insert_with(|| ClipEntry {
-                id: r.id.clone(),
-                trigger_id: r.trigger_id.clone(),
-                source: asked.source.clone(),
-                path: r.path.clone(),
-                label: r.label.clone(),
-                event_ns: r.event_ns,
-                wall_ns: r.wall_ns,
-                state: EntryState::Ready,
-                file: Some(ready.file.clone()),
-                bytes: ready.bytes,
-                is_pinned: false,
-                result: Some(result.clone()),
-            });
-            entry.is_pinned = endings.contains_key("pin");
+            for (asked, result) in self.sidecars(stem) {
+                let id = result.id.clone();
+                there.insert(id.clone());
+                let entry = entries.entry(id).or_insert_with(|| of_file(asked, result));
+                entry.is_pinned = endings.contains_key("pin");
+            }
         }
         let mut entries: Vec<ClipEntry> = entries.into_values().collect();
         // What was deleted meanwhile is no clip any more.
@@ -225,7 +211,7 @@ impl ClipStore {
         self.synced("sync the directory", &dir, self.disk.sync_dir(&dir))
     }
 
-    /// Deletes a clip and everything beside it.
+    /// Deletes a clip and everything beside it, and with its file the clips that share it.
     ///
     /// # Errors
     /// There is no such clip, or the disk failed.
@@ -233,11 +219,13 @@ impl ClipStore {
         let stem = self.find(id)?;
         self.remove(&stem)?;
         let mut kept = self.kept();
-        if let Some(clip) = kept.clips.remove(&stem) {
-            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-        }
+        let clip = kept.clips.remove(&stem).unwrap_or_default();
+        kept.bytes = kept.bytes.saturating_sub(clip.bytes);
         drop(kept);
-        self.with_index("forget", |index| index.forget(id));
+        let others = clip.ids.iter().map(String::as_str).filter(|i| *i != id);
+        for id in others.chain([id]) {
+            self.with_index("forget", |index| index.forget(id));
+        }
         Ok(())
     }
 
@@ -255,5 +243,29 @@ impl ClipStore {
             id: id.to_owned(),
             dir: self.root.clone(),
         })
+    }
+}
+
+/// One that the index does not know.
+fn of_file(asked: Asked, result: ClipResult) -> ClipEntry {
+    let (file, bytes) = match &result.state {
+        ClipState::Ready(ready) => (Some(ready.file.clone()), ready.bytes),
+        ClipState::Failed { .. } => (None, 0),
+    };
+    let r = asked.request;
+    ClipEntry {
+        id: r.id,
+        trigger_id: r.trigger_id,
+        source: asked.source,
+        path: r.path,
+        label: r.label,
+        event_ns: r.event_ns,
+        wall_ns: r.wall_ns,
+        state: EntryState::Ready,
+        file,
+        bytes,
+        merged_into: asked.merged_into,
+        is_pinned: false,
+        result: Some(result),
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use visualpath_core::ColorSpec;
+use visualpath_core::{ColorSpec, Name};
 
 use super::index::Asked;
+use super::merge::{Merged, Settled};
 use super::open::ClipError;
 use super::part::PartFile;
 use super::{CLIP_SCHEMA, ClipEnd, ClipRequest, ClipResult, ClipState, ReadyClip, ShortPre, ms};
@@ -94,13 +95,15 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Makes it a clip that ends with the first picture at or after the end that was asked for, or
-    /// with the newest one.
+    /// Makes it a clip that ends with the first picture at or after the latest end that was asked
+    /// for, or with the newest one. It answers those of `joined` that it shows something of, and
+    /// the event if it can be had: if there are pictures until `newest_ns`.
     pub(super) fn complete(
         mut self,
         end_reason: ClipEnd,
-        is_partial: bool,
-    ) -> Result<ClipResult, ClipError> {
+        joined: &[ClipRequest],
+        newest_ns: Option<i64>,
+    ) -> Result<Settled, ClipError> {
         let Head {
             asked,
             first_ns,
@@ -111,7 +114,9 @@ impl Written {
         } = self.head;
         let request = &asked.request;
         // An end that was moved back is exact all the same: later pictures are not shown.
-        let late = self.shown.iter().filter(|t| **t >= request.end_ns).min();
+        let ends = joined.iter().map(|r| r.end_ns);
+        let until_ns = ends.fold(request.end_ns, i64::max);
+        let late = self.shown.iter().filter(|t| **t >= until_ns).min();
         let newest = self.shown.iter().max();
         let end_ns = late.or(newest).copied().unwrap_or(start_ns);
         if end_ns < start_ns {
@@ -129,18 +134,32 @@ impl Written {
         let keep = until(end_ns.saturating_add(1));
         let within = |t: &i64| (start_ns..=end_ns).contains(t);
         let still_ns = nearest(self.shown.iter().copied().filter(within), request);
+        let has_more = newest_ns.is_some_and(|t| t > end_ns);
+        let (left, joined): (Vec<_>, Vec<_>) = joined
+            .iter()
+            .partition(|r| r.start_ns > end_ns || (r.event_ns > end_ns && has_more));
+        let of = |r: &ClipRequest| {
+            // What it asked for is there, whatever then became of the file.
+            let end_reason = match r.end_ns < until_ns && has_all_until(&self.shown, r.end_ns) {
+                true => ClipEnd::Complete,
+                false => end_reason,
+            };
+            Merged::new(r, (start_ns, end_ns), (short_pre_reason, end_reason))
+        };
+        let (first, merged) = (of(request), joined.into_iter().map(of).collect::<Vec<_>>());
         let mut ready = ReadyClip {
             file: String::new(),
+            merged_into: None,
             asked_start_ns: request.start_ns,
             asked_end_ns: request.end_ns,
             start_ns,
             end_ns,
             lead_in_ms: ms(start_ns - first_ns),
-            short_pre_ms: ms(start_ns.saturating_sub(request.start_ns).max(0)),
+            short_pre_ms: 0.0,
             short_pre_reason,
-            short_post_ms: ms(request.end_ns.saturating_sub(end_ns).max(0)),
+            short_post_ms: 0.0,
             end_reason,
-            partial: is_partial,
+            partial: false,
             frames: keep.saturating_sub(lead_in) as u64,
             lead_in_frames: lead_in as u64,
             still_ns,
@@ -151,22 +170,19 @@ impl Written {
             sha256: String::new(),
             bytes: 0,
         };
-        let mut result = ClipResult {
-            id: request.id.clone(),
-            trigger_id: request.trigger_id.clone(),
-            source: asked.source.clone(),
-            path: request.path.clone(),
-            label: request.label.clone(),
-            state: ClipState::Ready(ready.clone()),
-        };
+        self.part.answers(merged.iter().map(|m| &m.request.id));
+        let mut result = result_of(request, &asked.source, first.ready(&ready, None));
         self.part.commit(|file| {
             ready.file.clone_from(&file.file);
             ready.sha256.clone_from(&file.sha256);
             ready.bytes = file.bytes;
-            result.state = ClipState::Ready(ready);
-            sidecar(request, &result)
+            result.state = ClipState::Ready(first.ready(&ready, None));
+            sidecar(request, &result, &merged)
         })?;
-        Ok(result)
+        let mut results = with_merged(&merged, &result);
+        results.insert(0, result);
+        let left = left.into_iter().cloned().collect();
+        Ok(Settled { results, left })
     }
 }
 
@@ -175,8 +191,38 @@ fn nearest(shown_ns: impl Iterator<Item = i64>, request: &ClipRequest) -> Option
     shown_ns.min_by_key(|t| (t.abs_diff(request.still_at_ns()), *t))
 }
 
+/// Whether everything is there that is shown up to the first picture at or after `end_ns`: where
+/// pictures are reordered, once a later one has been decoded after it.
+fn has_all_until(shown: &[i64], end_ns: i64) -> bool {
+    let Some(last_ns) = shown.iter().copied().filter(|t| *t >= end_ns).min() else {
+        return false;
+    };
+    let mut from = shown.iter().skip_while(|t| **t != last_ns);
+    shown.is_sorted() || from.any(|t| *t > last_ns)
+}
+
+fn result_of(request: &ClipRequest, source: &Name, ready: ReadyClip) -> ClipResult {
+    ClipResult {
+        id: request.id.clone(),
+        trigger_id: request.trigger_id.clone(),
+        source: source.clone(),
+        path: request.path.clone(),
+        label: request.label.clone(),
+        state: ClipState::Ready(ready),
+    }
+}
+
+/// The results of the requests that were joined to that of `host`.
+fn with_merged(merged: &[Merged], host: &ClipResult) -> Vec<ClipResult> {
+    let ClipState::Ready(file) = &host.state else {
+        return Vec::new();
+    };
+    let of = |m: &Merged| result_of(&m.request, &host.source, m.ready(file, Some(&host.id)));
+    merged.iter().map(of).collect()
+}
+
 /// The text of a clip's sidecar.
-pub(super) fn sidecar(request: &ClipRequest, result: &ClipResult) -> Vec<u8> {
+fn sidecar(request: &ClipRequest, result: &ClipResult, merged: &[Merged]) -> Vec<u8> {
     let time = jiff::Timestamp::from_nanosecond(i128::from(request.wall_ns));
     let mut json = serde_json::json!({
         "schema": CLIP_SCHEMA,
@@ -191,13 +237,17 @@ pub(super) fn sidecar(request: &ClipRequest, result: &ClipResult) -> Vec<u8> {
     if let (Some(json), serde_json::Value::Object(fields)) = (json.as_object_mut(), fields) {
         json.extend(fields);
     }
+    if !merged.is_empty() {
+        json["merged"] = serde_json::to_value(merged).unwrap_or_default();
+    }
     let mut text = json.to_string().into_bytes();
     text.push(b'\n');
     text
 }
 
-/// What a sidecar says, if it is one.
-pub(super) fn read_sidecar(text: &[u8]) -> Option<(Asked, ClipResult)> {
+/// What a sidecar says, if it is one: the clip's request and result, and those that were joined to
+/// it.
+pub(super) fn read_sidecar(text: &[u8]) -> Option<Vec<(Asked, ClipResult)>> {
     let json: serde_json::Value = serde_json::from_slice(text).ok()?;
     let result: ClipResult = serde_json::from_value(json.clone()).ok()?;
     let ClipState::Ready(ready) = &result.state else {
@@ -215,8 +265,17 @@ pub(super) fn read_sidecar(text: &[u8]) -> Option<(Asked, ClipResult)> {
         end_ns: ready.asked_end_ns,
         best_ns: json.get("best_ns").and_then(serde_json::Value::as_i64),
     };
-    let source = result.source.clone();
-    Some((Asked { source, request }, result))
+    let merged: Vec<Merged> = match json.get("merged") {
+        Some(merged) => serde_json::from_value(merged.clone()).ok()?,
+        None => Vec::new(),
+    };
+    let results = with_merged(&merged, &result);
+    let host = Asked::new(&result.source, &request);
+    let of = |m: Merged| Asked::new(&result.source, &m.request).into_file_of(&result.id);
+    let joined: Vec<Asked> = merged.into_iter().map(of).collect();
+    let mut all = vec![(host, result)];
+    all.extend(joined.into_iter().zip(results));
+    Some(all)
 }
 
 /// The gaps that pictures are missing in between the first and the last shown.

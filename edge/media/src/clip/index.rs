@@ -49,12 +49,50 @@ pub enum IndexError {
     Injected(std::io::Error),
 }
 
+impl IndexError {
+    /// Whether a write that works later says nothing about this one: the disk failed, and what it
+    /// has is unknown. A full disk, a read-only one, a lock held too long leave what was there.
+    pub(super) fn lasts(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+            }
+            Self::Row { .. } => false,
+            Self::Injected(e) => rustix::io::Errno::from_io_error(e) == Some(rustix::io::Errno::IO),
+        }
+    }
+}
+
 /// A clip that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {
     pub(super) source: Name,
     #[serde(flatten)]
     pub(super) request: ClipRequest,
+    /// The clip whose file is to answer it, if not its own (`merge.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) merged_into: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn new(source: &Name, request: &ClipRequest) -> Self {
+        Self {
+            source: source.clone(),
+            request: request.clone(),
+            merged_into: None,
+        }
+    }
+
+    /// The same, joined to the clip `host`.
+    pub(super) fn into_file_of(mut self, host: &str) -> Self {
+        self.merged_into = Some(host.to_owned());
+        self
+    }
+
+    /// The id of the clip whose file it is to be in.
+    pub(super) fn host(&self) -> &str {
+        self.merged_into.as_ref().unwrap_or(&self.request.id)
+    }
 }
 
 /// What became of it.
@@ -72,6 +110,8 @@ pub(super) trait Index: Debug + Send {
     fn open(&mut self, asked: &Asked) -> Result<(), IndexError>;
     /// The end of its event is known, and when it was seen best, if it is; as long as it is open.
     fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError>;
+    /// Its file is another clip's, or not any more; as long as it is open.
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError>;
     /// It is ready or failed; whether it was told of stays.
     fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError>;
     /// Whoever had to know does.
@@ -221,6 +261,22 @@ impl Index for SqliteIndex {
                     coalesce(?4, json_extract(asked, '$.best_ns')))
                  WHERE dir = ?1 AND id = ?2 AND result IS NULL",
                 params![self.dir, id, end_ns, best_ns],
+            )
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+        let r = &asked.request;
+        let json = self.json(&r.id, asked)?;
+        // Of one that is known already only this changes: its end may be known better by now.
+        self.sqlite
+            .execute(
+                "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE
+                 SET asked = json_patch(asked, json_object('merged_into', ?5))
+                 WHERE result IS NULL",
+                params![self.dir, r.id, r.wall_ns, json, asked.merged_into],
             )
             .map_err(self.failed())?;
         Ok(())

@@ -12,6 +12,7 @@ use visualpath_frames::Frame;
 
 use super::encoding::Encoding;
 use super::feed::{Feed, Handover, wait};
+use super::merge::Merging;
 use super::open::failed;
 use super::store::ClipStore;
 use super::writer::{Command, Evidence, Writer};
@@ -45,6 +46,9 @@ pub struct LaneOptions {
     pub bitrate: Bitrate,
     /// The source's nominal rate, a hint for the bit rate.
     pub fps: f64,
+    /// Clips that overlap or touch share a file, as long as it is no longer than this, as asked for,
+    /// in nanoseconds. `None`: each has its own.
+    pub merge_max_ns: Option<i64>,
     /// Frames that may wait for the encoder; each holds a slot.
     pub queue: usize,
     /// Monotonic time.
@@ -65,6 +69,7 @@ impl LaneOptions {
             gop_s: 2.0,
             bitrate: Bitrate::Auto,
             fps: 30.0,
+            merge_max_ns: None,
             queue: 4,
             clock: Arc::new(MonotonicClock::new()),
             store,
@@ -332,6 +337,10 @@ impl EvidenceLane {
             clock: options.realtime.then_some(options.clock),
             ring: Ring::new(options.ring_bytes, gop_ns),
             clips: Vec::new(),
+            merging: options.merge_max_ns.map(|max_ns| Merging {
+                gap_ns: gop_ns,
+                max_ns,
+            }),
             evidence,
             held: VecDeque::new(),
             encoded: 0,

@@ -21,6 +21,7 @@
 //! that is missing from a clip is a field of it.
 
 mod after;
+mod books;
 mod disk;
 mod encoding;
 mod entries;
@@ -28,6 +29,7 @@ mod feed;
 mod finish;
 mod index;
 mod lane;
+mod merge;
 #[cfg(test)]
 mod model;
 mod open;
@@ -138,6 +140,9 @@ pub enum ClipState {
 pub struct ReadyClip {
     /// The file, relative to the state directory, with `/`.
     pub file: String,
+    /// The id of the clip whose file it is, if this request was joined to another (`[clip] merge`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub merged_into: Option<String>,
     /// Asked start and end.
     pub asked_start_ns: i64,
     /// Asked end, the last that was set.
@@ -217,6 +222,8 @@ pub enum ShortPre {
     Evicted,
     /// The picture's size or coding changed between the asked start and the event.
     FormatChange,
+    /// It was joined to a clip that had begun already (`[clip] merge`).
+    Merged,
 }
 
 /// Nanoseconds as milliseconds, for messages.

@@ -37,6 +37,7 @@ pub(super) enum Op {
     SyncFile(usize),
     Asked(Asked),
     EndSet(String, i64, Option<i64>),
+    Joined(Asked),
     Finished(Asked, ClipResult),
     Told(String),
     Forgot(String),
@@ -143,6 +144,17 @@ impl State {
             Op::EndSet(id, end_ns, best_ns) => {
                 if let Some(row) = self.rows.get_mut(id).filter(|r| r.result.is_none()) {
                     row.asked.request.ends_at(*end_ns, *best_ns);
+                }
+            }
+            Op::Joined(asked) => {
+                let id = asked.request.id.clone();
+                let row = self.rows.entry(id).or_insert_with(|| Row {
+                    asked: asked.clone(),
+                    result: None,
+                    is_told: false,
+                });
+                if row.result.is_none() {
+                    row.asked.merged_into.clone_from(&asked.merged_into);
                 }
             }
             Op::Finished(asked, result) => {
@@ -548,6 +560,11 @@ impl Index for ModelDisk {
 
     fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError> {
         self.call(Some(Op::EndSet(id.to_owned(), end_ns, best_ns)))
+            .map_err(IndexError::Injected)
+    }
+
+    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+        self.call(Some(Op::Joined(asked.clone())))
             .map_err(IndexError::Injected)
     }
 

@@ -10,6 +10,7 @@ use visualpath_core::{NS_PER_S, Name};
 
 use super::finish::{Head, Written};
 use super::index::Asked;
+use super::merge::Settled;
 use super::part::PartFile;
 use super::store::StoreError;
 use super::{ClipEnd, ClipRequest, ClipResult, ClipState, ClipStore, ShortPre};
@@ -51,6 +52,8 @@ pub(super) enum ClipError {
 /// A request that has no result yet.
 pub(super) struct OpenClip {
     pub(super) request: ClipRequest,
+    /// Others that the same file answers.
+    pub(super) joined: Vec<ClipRequest>,
     source: Name,
     writing: Option<Writing>,
     /// Monotonic time of the request or of the newest packet since, in realtime mode.
@@ -88,6 +91,7 @@ impl OpenClip {
     pub(super) fn new(request: ClipRequest, source: Name, now_ns: i64) -> Self {
         Self {
             request,
+            joined: Vec::new(),
             source,
             writing: None,
             heard_ns: now_ns,
@@ -96,6 +100,46 @@ impl OpenClip {
 
     pub(super) fn is_waiting(&self) -> bool {
         self.writing.is_none()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &ClipRequest> {
+        std::iter::once(&self.request).chain(&self.joined)
+    }
+
+    /// The latest end that was asked for.
+    pub(super) fn end_ns(&self) -> i64 {
+        let ends = self.joined.iter().map(|r| r.end_ns);
+        ends.fold(self.request.end_ns, i64::max)
+    }
+
+    /// The earliest event.
+    pub(super) fn event_ns(&self) -> i64 {
+        let events = self.joined.iter().map(|r| r.event_ns);
+        events.fold(self.request.event_ns, i64::min)
+    }
+
+    /// The first picture that the file is to show, once that is settled.
+    pub(super) fn begins_ns(&self) -> Option<i64> {
+        self.writing.as_ref().map(|w| w.head.start_ns)
+    }
+
+    /// Whether it answers this request.
+    pub(super) fn is_of(&self, id: &str) -> bool {
+        self.all().any(|r| r.id == id)
+    }
+
+    /// Answers another request, too. Like the beginning of a clip, what there is of it is on the
+    /// disk when this returns.
+    pub(super) fn join(&mut self, request: ClipRequest) -> Result<Step, ClipError> {
+        self.joined.push(request);
+        let end_ns = self.end_ns();
+        let Some(w) = &mut self.writing else {
+            return Ok(Step::Open);
+        };
+        w.ends_at(end_ns);
+        let step = w.flush_all_but_newest()?;
+        w.part.sync()?;
+        Ok(step)
     }
 
     /// Throws away what was written; `begin` starts anew.
@@ -112,7 +156,7 @@ impl OpenClip {
         store: &Arc<ClipStore>,
         encoder_error: Option<&str>,
     ) -> Result<Step, ClipError> {
-        let (start_ns, end_ns) = (self.request.start_ns, self.request.end_ns);
+        let (start_ns, end_ns) = (self.request.start_ns, self.end_ns());
         if end_ns < start_ns {
             return Err(ClipError::Reversed { start_ns, end_ns });
         }
@@ -122,7 +166,7 @@ impl OpenClip {
         for (i, pair) in gops.windows(2).enumerate() {
             let change = pair[0].params() != pair[1].params();
             let key_ns = pair[1].packets().first().map_or(i64::MAX, |p| p.pts_ns);
-            if change && key_ns <= self.request.event_ns {
+            if change && key_ns <= self.event_ns() {
                 first = i + 1;
             }
         }
@@ -158,10 +202,7 @@ impl OpenClip {
         let r = &self.request;
         let part = store.create(r.wall_ns, &r.path, &r.label, &r.id)?;
         let expected = expected_samples(&packets, end_ns);
-        let asked = Asked {
-            source: self.source.clone(),
-            request: self.request.clone(),
-        };
+        let asked = Asked::new(&self.source, &self.request);
         let times = (head.dts_ns, oldest_ns, shown_first_ns);
         let mut writing = Writing {
             head: Head::new(asked, params, times, short_pre_reason),
@@ -188,15 +229,7 @@ impl OpenClip {
             }
         }
         if step == Step::Open {
-            // The newest picture waits for the next to know how long it is shown; the rest can be
-            // read from now on.
-            if let Some(newest) = writing.pending.pop() {
-                let next_ns = newest.dts_ns;
-                step = writing.flush(next_ns)?;
-                if step == Step::Open {
-                    writing.pending.push(newest);
-                }
-            }
+            step = writing.flush_all_but_newest()?;
         }
         writing.part.sync()?;
         self.writing = Some(writing);
@@ -205,7 +238,7 @@ impl OpenClip {
 
     /// Takes the next packet.
     pub(super) fn push(&mut self, packet: &Packet) -> Result<Step, ClipError> {
-        let end_ns = self.request.end_ns;
+        let end_ns = self.end_ns();
         match &mut self.writing {
             None => Ok(Step::Open),
             Some(w) => {
@@ -226,40 +259,40 @@ impl OpenClip {
         }
     }
 
-    /// Moves the end; `Done` if it has been reached already.
-    pub(super) fn set_end(&mut self, end_ns: i64, best_ns: Option<i64>) -> Step {
-        self.request.ends_at(end_ns, best_ns);
+    /// Moves the end of one of its requests; `Done` if the last of all has been reached already.
+    pub(super) fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Step {
+        let all = std::iter::once(&mut self.request).chain(&mut self.joined);
+        for request in all.filter(|r| r.id == id) {
+            request.ends_at(end_ns, best_ns);
+        }
+        let end_ns = self.end_ns();
         match &mut self.writing {
             None => Step::Open,
             Some(w) => {
-                let late = w.shown.iter().filter(|t| **t >= self.request.end_ns);
-                w.end_ns = late.min().copied();
+                w.ends_at(end_ns);
                 w.step()
             }
         }
     }
 
-    /// Finishes the file, or says why there is none.
-    pub(super) fn finish(self, end_reason: ClipEnd) -> ClipResult {
-        let Self {
-            request,
-            source,
-            writing,
-            ..
-        } = self;
-        let Some(writing) = writing else {
-            let error = ClipError::NoPicture { error: None };
-            return failed(request, source, &error);
+    /// Finishes the file, or says why there is none. `newest_ns` is the newest picture there is.
+    pub(super) fn finish(mut self, end_reason: ClipEnd, newest_ns: Option<i64>) -> Settled {
+        let Some(writing) = self.writing.take() else {
+            return self.fail(&ClipError::NoPicture { error: None });
         };
-        match writing.finish(request.clone(), end_reason) {
-            Ok(result) => result,
-            Err(e) => failed(request, source, &e),
+        let requests = (self.request.clone(), &self.joined[..]);
+        match writing.finish(requests, end_reason, newest_ns) {
+            Ok(settled) => settled,
+            Err(e) => self.fail(&e),
         }
     }
 
     /// Gives up; what was written is removed.
-    pub(super) fn fail(self, error: &ClipError) -> ClipResult {
-        failed(self.request, self.source, error)
+    pub(super) fn fail(self, error: &ClipError) -> Settled {
+        Settled {
+            results: vec![failed(self.request, self.source, error)],
+            left: self.joined,
+        }
     }
 }
 
@@ -342,6 +375,19 @@ impl Writing {
         Ok(self.step())
     }
 
+    /// The newest picture waits for the next to know how long it is shown; the rest can be read from
+    /// now on.
+    fn flush_all_but_newest(&mut self) -> Result<Step, ClipError> {
+        let Some(newest) = self.pending.pop() else {
+            return Ok(Step::Open);
+        };
+        let step = self.flush(newest.dts_ns)?;
+        if step == Step::Open {
+            self.pending.push(newest);
+        }
+        Ok(step)
+    }
+
     /// Writes what is pending as one fragment. Without room for it the clip ends before it.
     fn flush(&mut self, next_dts_ns: i64) -> Result<Step, ClipError> {
         if self.pending.is_empty() {
@@ -375,7 +421,18 @@ impl Writing {
         }
     }
 
-    fn finish(mut self, request: ClipRequest, mut end: ClipEnd) -> Result<ClipResult, ClipError> {
+    /// The asked end is another.
+    fn ends_at(&mut self, end_ns: i64) {
+        let late = self.shown.iter().filter(|t| **t >= end_ns);
+        self.end_ns = late.min().copied();
+    }
+
+    fn finish(
+        mut self,
+        (request, joined): (ClipRequest, &[ClipRequest]),
+        mut end: ClipEnd,
+        newest_ns: Option<i64>,
+    ) -> Result<Settled, ClipError> {
         let next_ns = self.last_dts_ns.saturating_add(self.last_step_ns);
         if let Step::Done(sooner) = self.flush(next_ns)? {
             end = sooner;
@@ -389,7 +446,7 @@ impl Writing {
             shown: self.shown,
             gaps: self.gaps,
         };
-        written.complete(end, false)
+        written.complete(end, joined, newest_ns)
     }
 }
 

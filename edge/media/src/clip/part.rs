@@ -17,7 +17,7 @@ pub(super) struct PartFile {
     store: Arc<ClipStore>,
     dir: PathBuf,
     stem: String,
-    id: String,
+    ids: Vec<String>,
     pub(super) file: Box<dyn DiskFile>,
     bytes: u64,
     counted: u64,
@@ -49,7 +49,7 @@ impl PartFile {
             store: Arc::clone(store),
             dir: store.day_of(stem),
             stem: stem.to_owned(),
-            id: id.to_owned(),
+            ids: vec![id.to_owned()],
             file,
             bytes: 0,
             counted: 0,
@@ -70,7 +70,7 @@ impl PartFile {
             store: Arc::clone(store),
             dir: store.day_of(stem),
             stem: stem.to_owned(),
-            id: id.to_owned(),
+            ids: vec![id.to_owned()],
             file,
             bytes,
             // All are counted anew when recovery is done.
@@ -78,6 +78,11 @@ impl PartFile {
             owned: Vec::new(),
             is_left: true,
         }
+    }
+
+    /// It answers these requests, too.
+    pub(super) fn answers<'a>(&mut self, ids: impl Iterator<Item = &'a String>) {
+        self.ids.extend(ids.cloned());
     }
 
     pub(super) fn path(&self, ending: &str) -> PathBuf {
@@ -191,7 +196,7 @@ impl PartFile {
         self.owned.clear();
         let clip = KeptClip {
             bytes: self.counted,
-            id: Some(self.id.clone()),
+            ids: std::mem::take(&mut self.ids),
         };
         store.kept().clips.insert(self.stem.clone(), clip);
         self.counted = 0;

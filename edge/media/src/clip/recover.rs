@@ -8,6 +8,7 @@
 //! | `.mp4` without a whole `.json` | sidecar made again from the file's note | – |
 //! | anything else without its `.mp4` | removed: a deletion that was cut off | – |
 //! | asked for, no file | – | `failed` |
+//! | asked for, joined to a clip (`merge.rs`) | answered by its file, if that shows anything of it | `ready`, `failed` |
 //! | a result nobody was told of | – | that result |
 //!
 //! A file that can't be read or finished now (a full disk, a read-only one) stays, and is tried
@@ -22,7 +23,7 @@ use super::index::{Asked, Index, Row};
 use super::open::{ClipError, failed};
 use super::part::{PartFile, sha256};
 use super::store::{ClipStore, StoreError, io_error};
-use super::{ClipEnd, ClipResult, ClipState, Unheard};
+use super::{ClipEnd, ClipRequest, ClipResult, ClipState, Unheard};
 use crate::mp4::{Left, Mp4Error, TIMESCALE};
 use crate::ring::Gap;
 
@@ -34,10 +35,10 @@ const TICK_NS: u64 = 1_000_000_000 / TIMESCALE as u64;
 
 /// What a file that was left behind has become.
 enum Found {
-    /// A clip of an earlier run, known or not.
-    Kept(Asked, ClipResult),
+    /// A clip of an earlier run, known or not, and those that share its file.
+    Kept(Vec<(Asked, ClipResult)>),
     /// One that this run has finished.
-    Finished(Asked, ClipResult),
+    Finished(Vec<(Asked, ClipResult)>),
     /// Nothing to keep, of this clip if it is known.
     Nothing(Option<Asked>),
     /// It stays as it is.
@@ -69,6 +70,7 @@ impl ClipStore {
             // Half an index is worse than none: it would call clips told that are not.
             Some(Err(error)) => {
                 tracing::error!(%error, "the clip index can't be read, and is not used");
+                self.no_index(&error);
                 index = None;
             }
             None => {}
@@ -98,27 +100,29 @@ impl ClipStore {
                 }
             };
             match found {
-                Found::Kept(asked, result) => {
-                    let id = result.id.clone();
-                    let row = rows.get(&id);
-                    match row {
-                        None if is_new => known_again.push((asked, result)),
-                        Some(row) if row.result.is_some() && row.is_told => {}
-                        _ => {
-                            // Finished, but the index had not heard of it.
-                            if row.is_none_or(|r| r.result.is_none()) {
-                                self.with_index("finish", |index| index.finish(&asked, &result));
+                Found::Kept(all) => {
+                    for (asked, result) in all {
+                        there.insert(result.id.clone(), stem.clone());
+                        match rows.get(&result.id) {
+                            None if is_new => known_again.push((asked, result)),
+                            Some(row) if row.result.is_some() && row.is_told => {}
+                            row => {
+                                // Finished, but the index had not heard of it.
+                                if row.is_none_or(|r| r.result.is_none()) {
+                                    self.with_index("finish", |i| i.finish(&asked, &result));
+                                }
+                                tell.push(unheard(asked, result));
                             }
-                            tell.push(unheard(asked, result));
                         }
                     }
-                    there.insert(id, stem);
                 }
-                Found::Finished(asked, result) => {
-                    tracing::warn!(clip = %stem, id = %result.id, "a clip of an earlier run was finished");
-                    self.with_index("finish", |index| index.finish(&asked, &result));
-                    there.insert(result.id.clone(), stem);
-                    tell.push(unheard(asked, result));
+                Found::Finished(all) => {
+                    for (asked, result) in all {
+                        tracing::warn!(clip = %stem, id = %result.id, "a clip of an earlier run was finished");
+                        self.with_index("finish", |index| index.finish(&asked, &result));
+                        there.insert(result.id.clone(), stem.clone());
+                        tell.push(unheard(asked, result));
+                    }
                 }
                 Found::Nothing(asked) => {
                     // Its row, if there is one, is answered below.
@@ -128,8 +132,10 @@ impl ClipStore {
                 }
                 // Whose it is, its name says. Its row stays open.
                 Found::Left => {
-                    let of = rows.keys().filter(|id| names(&stem, id));
-                    there.extend(of.map(|id| (id.clone(), stem.clone())));
+                    let of = rows
+                        .iter()
+                        .filter(|(_, row)| names(&stem, row.asked.host()));
+                    there.extend(of.map(|(id, _)| (id.clone(), stem.clone())));
                 }
             }
         }
@@ -167,7 +173,7 @@ impl ClipStore {
             Ok(mut kept) => {
                 for (id, stem) in there {
                     if let Some(clip) = kept.clips.get_mut(stem) {
-                        clip.id = Some(id.clone());
+                        clip.ids.push(id.clone());
                     }
                 }
                 *self.kept() = kept;
@@ -189,10 +195,19 @@ impl ClipStore {
 
     /// What the sidecar of a clip says, if it has a whole one.
     pub(super) fn sidecar(&self, stem: &str) -> Option<(Asked, ClipResult)> {
-        self.read_sidecar(stem).ok().flatten()
+        self.sidecars(stem).into_iter().next()
     }
 
-    fn read_sidecar(&self, stem: &str) -> Result<Option<(Asked, ClipResult)>, StoreError> {
+    /// The same, and what it says of the clips that share the file.
+    pub(super) fn sidecars(&self, stem: &str) -> Vec<(Asked, ClipResult)> {
+        self.read_sidecar(stem).ok().flatten().unwrap_or_default()
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "one row, and those that share its file"
+    )]
+    fn read_sidecar(&self, stem: &str) -> Result<Option<Vec<(Asked, ClipResult)>>, StoreError> {
         let path = self.root.join(format!("{stem}.json"));
         let file = match self.disk.open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -226,8 +241,8 @@ impl ClipStore {
             }
         }
         if has("mp4") && !has("mp4.part") {
-            if let Some((asked, result)) = self.read_sidecar(stem)? {
-                return Ok(Found::Kept(asked, result));
+            if let Some(all) = self.read_sidecar(stem)? {
+                return Ok(Found::Kept(all));
             }
             // The note in the file says what the sidecar would; finishing it again changes nothing
             // but the times' last digits.
@@ -249,7 +264,7 @@ impl ClipStore {
                 .rename(&from, &to)
                 .map_err(io_error("rename to", &to))?;
             return Ok(match self.finish_part(stem, rows, &|_| false)? {
-                Found::Finished(asked, result) => Found::Kept(asked, result),
+                Found::Finished(all) => Found::Kept(all),
                 other => other,
             });
         }
@@ -259,15 +274,16 @@ impl ClipStore {
         }
         if has("json") {
             // The sidecar is only made of a file that is whole.
-            if let Some((asked, result)) = self.read_sidecar(stem)?
-                && self.is_whole(stem, &result)?
+            if let Some(all) = self.read_sidecar(stem)?
+                && let Some((_, result)) = all.first()
+                && self.is_whole(stem, result)?
             {
                 let (from, to) = (path("mp4.part"), path("mp4"));
                 self.disk
                     .rename(&from, &to)
                     .map_err(io_error("rename to", &to))?;
                 self.synced("sync the directory", &day, self.disk.sync_dir(&day))?;
-                return Ok(Found::Kept(asked, result));
+                return Ok(Found::Kept(all));
             }
             let json = path("json");
             self.disk.remove(&json).map_err(io_error("delete", &json))?;
@@ -322,7 +338,13 @@ impl ClipStore {
             return Ok(Found::Nothing(Some(asked)));
         };
         // The file's clock is coarser than the source's: what is the same to a tick is the same.
-        let end_ns = asked.request.end_ns;
+        // Who was joined to it, only the index knows.
+        let joined = rows.values().map(|row| &row.asked);
+        let joined = joined.filter(|a| a.merged_into.as_ref() == Some(&asked.request.id));
+        let joined = joined.filter(|a| !has_failed(a)).map(|a| a.request.clone());
+        let joined: Vec<ClipRequest> = joined.collect();
+        let ends = joined.iter().map(|r| r.end_ns);
+        let end_ns = ends.fold(asked.request.end_ns, i64::max);
         let best_ns = asked.request.still_at_ns();
         let known = [head.first_ns, head.start_ns, end_ns, best_ns];
         let exact = |t: i64| known.into_iter().find(|k| t.abs_diff(*k) * 2 <= TICK_NS);
@@ -350,8 +372,18 @@ impl ClipStore {
             true => ClipEnd::Complete,
             false => ClipEnd::Interrupted,
         };
-        match written.complete(end, !is_complete) {
-            Ok(result) => Ok(Found::Finished(asked, result)),
+        match written.complete(end, &joined, None) {
+            Ok(settled) => {
+                let of = |result: ClipResult| {
+                    let request = joined.iter().find(|r| r.id == result.id);
+                    let joined = request.map(|r| Asked::new(&asked.source, r));
+                    let joined = joined.map(|a| a.into_file_of(&asked.request.id));
+                    (joined.unwrap_or_else(|| asked.clone()), result)
+                };
+                Ok(Found::Finished(
+                    settled.results.into_iter().map(of).collect(),
+                ))
+            }
             // The pictures up to the asked start are all there is.
             Err(ClipError::NothingShown | ClipError::Mp4(Mp4Error::Empty)) => {
                 self.remove(stem)?;

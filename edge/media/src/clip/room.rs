@@ -21,8 +21,8 @@ pub(super) struct Kept {
 #[derive(Debug, Default)]
 pub(super) struct KeptClip {
     pub(super) bytes: u64,
-    /// As far as it is known.
-    pub(super) id: Option<String>,
+    /// Of everything that was asked for and is in it, as far as it is known.
+    pub(super) ids: Vec<String>,
 }
 
 impl ClipStore {
@@ -116,7 +116,7 @@ impl ClipStore {
         if let Some(clip) = kept.clips.remove(stem) {
             kept.bytes = kept.bytes.saturating_sub(clip.bytes);
             tracing::info!(clip = %stem, bytes = clip.bytes, "deleted the oldest clip to make room");
-            if let Some(id) = clip.id {
+            for id in clip.ids {
                 self.with_index("forget", |index| index.forget(&id));
             }
         }

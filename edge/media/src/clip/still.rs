@@ -228,10 +228,7 @@ mod tests {
             end_ns: 0,
             best_ns: None,
         };
-        let asked = Asked {
-            source: name("cam0"),
-            request,
-        };
+        let asked = Asked::new(&name("cam0"), &request);
         let times = (first.dts_ns, first.pts_ns, first.pts_ns);
         Head::new(asked, &first.params, times, None)
     }

@@ -26,11 +26,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::io::Errno;
 use visualpath_core::Name;
 
+use super::books::IndexTrouble;
 use super::disk::{Disk, RealDisk};
-use super::index::{Asked, Index, IndexError, SqliteIndex};
+use super::index::{Index, IndexError, SqliteIndex};
 use super::part::PartFile;
 use super::room::{Kept, KeptClip};
-use super::{ClipEnd, ClipRequest, ClipResult, Unheard};
+use super::{ClipEnd, Unheard};
 
 /// Files of one clip: the name up to the first dot, then one of these. In the order in which they
 /// are deleted: what is left by a power cut in between is known to be a left-over.
@@ -179,6 +180,7 @@ pub struct ClipStore {
     kept: Mutex<Kept>,
     /// There once this process has taken the directory over.
     pub(super) index: Mutex<Option<Box<dyn Index>>>,
+    pub(super) index_trouble: Mutex<Option<IndexTrouble>>,
     /// Held as long as this process may write.
     lock: OnceLock<std::fs::File>,
     /// The first sync that failed.
@@ -214,6 +216,7 @@ impl ClipStore {
             disk,
             kept: Mutex::new(Kept::default()),
             index: Mutex::new(None),
+            index_trouble: Mutex::new(None),
             lock: OnceLock::new(),
             unsafe_since: OnceLock::new(),
         };
@@ -241,6 +244,7 @@ impl ClipStore {
             Ok(index) => Some(Box::new(index)),
             Err(e) => {
                 tracing::error!(error = %e, "clips are kept without an index: one that is being written when the appliance is killed may be forgotten");
+                self.no_index(&e);
                 None
             }
         };
@@ -285,62 +289,6 @@ impl ClipStore {
 
     pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the index, if there is one; an error is logged.
-    pub(super) fn with_index(
-        &self,
-        what: &'static str,
-        act: impl FnOnce(&mut dyn Index) -> Result<(), IndexError>,
-    ) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = index.as_mut()
-            && let Err(error) = act(&mut **index)
-        {
-            tracing::error!(%error, what, "the clip index could not be written");
-        }
-    }
-
-    /// Notes that a clip is asked for, durably: after a crash it is answered for.
-    pub fn asked(&self, source: &Name, request: &ClipRequest) {
-        let asked = Asked {
-            source: source.clone(),
-            request: request.clone(),
-        };
-        self.with_index("open", |index| index.open(&asked));
-    }
-
-    /// Notes, durably, when the event of a clip that is open ended, and when it was seen best.
-    pub(super) fn end_known(&self, id: &str, end_ns: i64, best_ns: Option<i64>) {
-        self.with_index("set the end", |index| index.set_end(id, end_ns, best_ns));
-    }
-
-    /// A clip that was asked for is not wanted any more.
-    pub(super) fn withdraw(&self, id: &str) {
-        self.with_index("withdraw", |index| {
-            index.told(id)?;
-            index.forget(id)
-        });
-    }
-
-    /// Notes what became of a clip, durably.
-    pub(super) fn answered(&self, source: &Name, request: &ClipRequest, result: &ClipResult) {
-        let asked = Asked {
-            source: source.clone(),
-            request: request.clone(),
-        };
-        self.with_index("finish", |index| index.finish(&asked, result));
-    }
-
-    /// Whoever had to know of this clip's result does: it is not told again.
-    pub fn told(&self, id: &str) {
-        self.with_index("told", |index| index.told(id));
-    }
-
-    /// Whether clips are answered for after a crash.
-    pub fn has_index(&self) -> bool {
-        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.is_some()
     }
 
     /// Why no clips are kept any more, if that is so.
@@ -402,7 +350,7 @@ impl ClipStore {
             kept.bytes += bytes;
             // What is not finished is not there to be deleted.
             if endings.contains_key("mp4") && !endings.contains_key("mp4.part") {
-                kept.clips.insert(stem, KeptClip { bytes, id: None });
+                kept.clips.insert(stem, KeptClip { bytes, ids: vec![] });
             }
         }
         Ok(kept)
@@ -500,12 +448,11 @@ fn stem(wall_ns: i64, path: &Name, label: &Name, id: &str) -> Result<String, Sto
     let time = jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
         .map_err(|_| StoreError::Time { wall_ns })?
         .to_zoned(jiff::tz::TimeZone::UTC);
-    let hex: Vec<char> = id.chars().filter(|c| *c != '-').collect();
-    let is_uuid = hex.len() == 32 && hex.iter().all(char::is_ascii_hexdigit);
-    if !is_uuid {
+    if !is_uuid(id) {
         return Err(StoreError::Id { id: id.to_owned() });
     }
-    let id8: String = hex[24..].iter().map(char::to_ascii_lowercase).collect();
+    let hex = id.chars().filter(|c| *c != '-');
+    let id8: String = hex.skip(24).map(|c| c.to_ascii_lowercase()).collect();
     // A name is ASCII without separators and dots, so it can be cut anywhere and can't lead away.
     let cut = |n: &Name| n.as_str().chars().take(LONGEST_NAME).collect::<String>();
     let (path, label) = (cut(path), cut(label));
@@ -514,6 +461,12 @@ fn stem(wall_ns: i64, path: &Name, label: &Name, id: &str) -> Result<String, Sto
         time.strftime("%Y-%m-%d"),
         time.strftime("%H%M%SZ"),
     ))
+}
+
+/// 32 hexadecimal digits, and dashes.
+pub(super) fn is_uuid(id: &str) -> bool {
+    let mut hex = id.chars().filter(|c| *c != '-');
+    hex.clone().count() == 32 && hex.all(|c| c.is_ascii_hexdigit())
 }
 
 fn is_day(name: &str) -> bool {

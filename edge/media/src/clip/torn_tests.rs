@@ -9,6 +9,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use visualpath_core::{NS_PER_S, Name};
 
+use super::index::{Index as _, Row};
+use super::merge::{Merging, Settled};
 use super::model::{Fault, ModelDisk, Op, Random, is_ready};
 use super::open::{OpenClip, Step, failed};
 use super::store::ClipStore;
@@ -77,15 +79,86 @@ fn store(disk: &ModelDisk, quota: u64) -> Arc<ClipStore> {
     ClipStore::on(disk, Path::new("/state"), "clips", quota).unwrap()
 }
 
-/// The clip thread's loop, without the thread. Gives every result.
+/// The clip thread's loop, without the thread.
+struct Run<'a> {
+    disk: &'a ModelDisk,
+    store: &'a Arc<ClipStore>,
+    merging: Option<Merging>,
+    ring: Ring,
+    open: Vec<OpenClip>,
+    results: Vec<ClipResult>,
+}
+
+impl Run<'_> {
+    fn settle(&mut self, settled: Settled) {
+        for result in settled.results {
+            let asked = (0..CLIPS.len()).map(request).find(|r| r.id == result.id);
+            self.store.answered(&source(), &asked.unwrap(), &result);
+            self.store.told(&result.id);
+            self.results.push(result);
+        }
+        for request in settled.left {
+            self.request(request, true);
+        }
+    }
+
+    fn request(&mut self, request: ClipRequest, again: bool) {
+        let id = request.id.clone();
+        if let Some(host) = self.merging.and_then(|m| m.host(&self.open, &request)) {
+            let host_id = self.open[host].request.id.clone();
+            self.store.joined(&source(), &request, Some(&host_id));
+            match self.open[host].join(request) {
+                Ok(Step::Open) => self.disk.mark(Op::Begun(id)),
+                Ok(Step::Done(end)) => {
+                    let clip = self.open.remove(host);
+                    self.settle(clip.finish(end, self.ring.newest_ns()));
+                }
+                Err(e) => {
+                    let clip = self.open.remove(host);
+                    self.settle(clip.fail(&e));
+                }
+            }
+            return;
+        }
+        if again {
+            self.store.joined(&source(), &request, None);
+        }
+        let mut clip = OpenClip::new(request, source(), 0);
+        match clip.begin(&self.ring, self.store, None) {
+            Ok(Step::Open) => {
+                self.disk.mark(Op::Begun(id));
+                self.open.push(clip);
+            }
+            Ok(Step::Done(end)) => self.settle(clip.finish(end, self.ring.newest_ns())),
+            Err(e) => self.settle(clip.fail(&e)),
+        }
+    }
+
+    fn packet(&mut self, packet: &Packet) {
+        self.ring.add(packet.clone()).unwrap();
+        for mut clip in std::mem::take(&mut self.open) {
+            match clip.push(packet) {
+                Ok(Step::Open) => self.open.push(clip),
+                Ok(Step::Done(end)) => self.settle(clip.finish(end, self.ring.newest_ns())),
+                Err(e) => self.settle(clip.fail(&e)),
+            }
+        }
+    }
+}
+
+/// Gives every result.
 fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
-    let mut ring = Ring::new(1 << 20, 2 * NS_PER_S);
-    let mut open: Vec<OpenClip> = Vec::new();
-    let mut results = Vec::new();
-    let mut tell = |result: ClipResult, request: &ClipRequest| {
-        store.answered(&source(), request, &result);
-        store.told(&result.id);
-        results.push(result);
+    run_with(disk, store, None)
+}
+
+fn run_with(disk: &ModelDisk, store: &Arc<ClipStore>, merging: Option<Merging>) -> Vec<ClipResult> {
+    let mut run = Run {
+        disk,
+        store,
+        merging,
+        ring: Ring::new(1 << 20, 2 * NS_PER_S),
+        open: Vec::new(),
+        results: Vec::new(),
     };
     for packet in packets() {
         let picture = packet.pts_ns / STEP_NS;
@@ -97,45 +170,29 @@ fn run(disk: &ModelDisk, store: &Arc<ClipStore>) -> Vec<ClipResult> {
                 lost: 0,
                 cause: GapCause::Source,
             };
-            ring.add_gap(gap);
-            open.iter_mut().for_each(|c| c.push_gap(gap));
+            run.ring.add_gap(gap);
+            run.open.iter_mut().for_each(|c| c.push_gap(gap));
         }
-        ring.add(packet.clone()).unwrap();
-        let mut goes_on = Vec::new();
-        for mut clip in open.drain(..) {
-            match clip.push(&packet) {
-                Ok(Step::Open) => goes_on.push(clip),
-                Ok(Step::Done(end)) => {
-                    let request = clip.request.clone();
-                    tell(clip.finish(end), &request);
-                }
-                Err(e) => {
-                    let request = clip.request.clone();
-                    tell(clip.fail(&e), &request);
-                }
-            }
-        }
-        open = goes_on;
+        run.packet(&packet);
         let at_this = CLIPS.iter().enumerate().filter(|(_, c)| c.0 == picture);
         for (n, _) in at_this {
             store.asked(&source(), &request(n));
             disk.mark(Op::Named(uuid(n)));
-            let mut clip = OpenClip::new(request(n), source(), 0);
-            match clip.begin(&ring, store, None) {
-                Ok(Step::Open) => {
-                    disk.mark(Op::Begun(uuid(n)));
-                    open.push(clip);
-                }
-                Ok(Step::Done(end)) => tell(clip.finish(end), &request(n)),
-                Err(e) => {
-                    let result = failed(request(n), source(), &e);
-                    tell(result, &request(n));
-                }
-            }
+            run.request(request(n), false);
         }
     }
-    assert!(open.is_empty());
-    results
+    assert!(run.open.is_empty());
+    run.results
+}
+
+/// Of the five clips the first two and the next two share a file, or all five.
+fn merging() -> [Option<Merging>; 2] {
+    [215, 300].map(|pictures| {
+        Some(Merging {
+            gap_ns: GOP * STEP_NS,
+            max_ns: pictures * STEP_NS,
+        })
+    })
 }
 
 /// Every clip on the disk is whole; gives them by id.
@@ -151,7 +208,8 @@ fn whole_clips(disk: &ModelDisk) -> BTreeMap<String, ReadyClip> {
             continue;
         };
         let text = disk.bytes(Path::new(&format!("{stem}.json")));
-        let (_, result) = super::finish::read_sidecar(&text.expect("a sidecar")).expect("whole");
+        let mut all = super::finish::read_sidecar(&text.expect("a sidecar")).expect("whole");
+        let (_, result) = all.remove(0);
         let ClipState::Ready(clip) = result.state else {
             panic!("{name}: the sidecar says it failed");
         };
@@ -183,7 +241,17 @@ fn whole_clips(disk: &ModelDisk) -> BTreeMap<String, ReadyClip> {
         if spans && clip.end_ns > 151 * STEP_NS {
             assert_eq!(clip.gaps.len(), 1, "{name}");
         }
-        clips.insert(result.id, clip);
+        for (asked, joined) in all {
+            assert_eq!(asked.merged_into.as_ref(), Some(&result.id));
+            let ClipState::Ready(ready) = joined.state else {
+                panic!("{name}: {joined:?}");
+            };
+            assert_eq!(ready.file, clip.file);
+            let known = clips.insert(joined.id, ready);
+            assert_eq!(known, None, "in two files");
+        }
+        let known = clips.insert(result.id, clip);
+        assert_eq!(known, None, "in two files");
     }
     clips
 }
@@ -280,10 +348,24 @@ fn has_begun(log: &[Op], id: &str) -> bool {
 
 #[test]
 fn after_a_power_cut_between_any_two_calls_every_clip_is_whole_or_accounted_for() {
+    cut_everywhere(None, 3);
+}
+
+#[test]
+fn so_is_every_clip_that_shares_its_file() {
+    for (merging, files) in merging().into_iter().zip([3, 1]) {
+        let disk = cut_everywhere(merging, 2);
+        let mp4 = |p: &&PathBuf| p.extension().is_some_and(|e| e == "mp4");
+        assert_eq!(disk.paths().iter().filter(mp4).count(), files);
+    }
+}
+
+/// Cuts the power after each call of a run, in a few ways. Gives the disk of the whole run.
+fn cut_everywhere(merging: Option<Merging>, ways: usize) -> ModelDisk {
     let disk = ModelDisk::default();
     let first = store(&disk, 1 << 30);
     assert_eq!(first.take_over_with(disk.index()), []);
-    let results = run(&disk, &first);
+    let results = run_with(&disk, &first, merging);
     assert_eq!(results.iter().filter(|r| is_ready(r)).count(), CLIPS.len());
     assert_eq!(whole_clips(&disk).len(), CLIPS.len());
     let calls = disk.log().len();
@@ -291,21 +373,28 @@ fn after_a_power_cut_between_any_two_calls_every_clip_is_whole_or_accounted_for(
     for n in 0..=calls {
         after_the_cut(&disk, n, &disk.durable(n), true);
         after_the_cut(&disk, n, &disk.cut(n, &mut |many| many.min(2) - 1), true);
-        for _ in 0..3 {
+        for _ in 0..ways {
             let cut = disk.cut(n, &mut |many| random.below(many));
             after_the_cut(&disk, n, &cut, true);
             let lost = disk.cut(n, &mut |many| random.below(many)).without_rows();
             after_the_cut(&disk, n, &lost, false);
         }
     }
+    disk
 }
 
 #[test]
 fn a_power_cut_while_the_last_one_is_cleaned_up_after_changes_nothing() {
-    let disk = ModelDisk::default();
-    let first = store(&disk, 1 << 30);
-    first.take_over_with(disk.index());
-    run(&disk, &first);
+    for merging in [None, merging()[0]] {
+        let disk = ModelDisk::default();
+        let first = store(&disk, 1 << 30);
+        first.take_over_with(disk.index());
+        run_with(&disk, &first, merging);
+        cut_while_cleaned_up(&disk);
+    }
+}
+
+fn cut_while_cleaned_up(disk: &ModelDisk) {
     let calls = disk.log().len();
     let mut random = Random(2);
     for n in (0..=calls).step_by(7) {
@@ -315,17 +404,26 @@ fn a_power_cut_while_the_last_one_is_cleaned_up_after_changes_nothing() {
         for m in 0..=cut.log().len() {
             let again = cut.cut(m, &mut |many| random.below(many));
             // Nobody was told: that comes after.
-            after_the_cut(&disk, n, &again, true);
+            after_the_cut(disk, n, &again, true);
         }
     }
 }
 
 #[test]
 fn whatever_call_fails_every_clip_has_one_result_and_the_store_is_whole_after_a_restart() {
+    fail_everywhere(None);
+}
+
+#[test]
+fn so_it_is_where_clips_share_their_files() {
+    fail_everywhere(merging()[0]);
+}
+
+fn fail_everywhere(merging: Option<Merging>) {
     let disk = ModelDisk::default();
     let all = store(&disk, 1 << 30);
     all.take_over_with(disk.index());
-    run(&disk, &all);
+    run_with(&disk, &all, merging);
     let mut seen = BTreeSet::new();
     for at in 0..disk.calls() {
         for errno in [Errno::NOSPC, Errno::IO, Errno::ROFS] {
@@ -338,7 +436,7 @@ fn whatever_call_fails_every_clip_has_one_result_and_the_store_is_whole_after_a_
                 let disk = ModelDisk::failing(Some(fault));
                 let first = store(&disk, 1 << 30);
                 first.take_over_with(disk.index());
-                let results = run(&disk, &first);
+                let results = run_with(&disk, &first, merging);
                 let ids: BTreeSet<&str> = results.iter().map(|r| r.id.as_str()).collect();
                 assert_eq!((results.len(), ids.len()), (CLIPS.len(), CLIPS.len()));
                 let hits = disk.hits();
@@ -496,7 +594,7 @@ fn a_range_that_was_over_when_the_power_went_ends_where_it_ended() {
     again.told(&u.result.id);
     store(&cut, 1 << 30).take_over_with(cut.index());
     let text = cut.bytes(&json).unwrap();
-    let (asked, result) = super::finish::read_sidecar(&text).unwrap();
+    let (asked, result) = super::finish::read_sidecar(&text).unwrap().remove(0);
     check(&result);
     assert_eq!(asked.request.best_ns, best_ns);
 }
@@ -553,4 +651,89 @@ fn a_clip_whose_sidecar_is_gone_or_damaged_gets_it_again() {
         let again = whole_clips(&disk);
         assert!(again.keys().eq(clips.keys()), "damaged: {damaged}");
     }
+}
+
+#[test]
+fn only_a_clip_that_is_known_to_have_failed_is_thrown_away_after_a_crash() {
+    let (disk, calls, _) = cut_short();
+    let again = || disk.cut(calls, &mut |many| many.min(2) - 1);
+    let open: Vec<Row> = again()
+        .rows()
+        .into_iter()
+        .filter(|r| r.result.is_none())
+        .collect();
+    assert!(open.len() >= 2, "{open:?}");
+    for row in &open {
+        let id = &row.asked.request.id;
+        // Whether its row is there, and whether it says that it failed.
+        for (known, has_failed) in [(true, false), (true, true), (false, false)] {
+            let mut cut = again();
+            if has_failed {
+                let request = row.asked.request.clone();
+                let result = failed(request, source(), &"no room");
+                cut.finish(&row.asked, &result).unwrap();
+            }
+            if !known {
+                cut = cut.without_rows();
+            }
+            let second = store(&cut, 1 << 30);
+            let unheard = second.take_over_with(cut.index());
+            let answers: Vec<bool> = unheard
+                .iter()
+                .filter(|u| u.result.id == *id)
+                .map(|u| is_ready(&u.result))
+                .collect();
+            assert_eq!(answers, [!has_failed], "{id}, {known}");
+            assert_eq!(whole_clips(&cut).contains_key(id), !has_failed);
+        }
+    }
+}
+
+#[test]
+fn a_clip_of_large_pictures_is_in_pieces_that_a_recovery_reads() {
+    const LARGE: usize = 6 << 20;
+    let disk = ModelDisk::default();
+    let first = store(&disk, 1 << 30);
+    first.take_over_with(disk.index());
+    let params = CodecParams::for_tests(64, 48);
+    let data = Bytes::from(vec![7; LARGE]);
+    let picture = |n: i64| Packet {
+        data: data.clone(),
+        is_key: n == 0,
+        pts_ns: n * STEP_NS,
+        dts_ns: n * STEP_NS,
+        frame_id: u64::try_from(n).unwrap(),
+        params: Arc::clone(&params),
+    };
+    let mut ring = Ring::new(1 << 30, 2 * NS_PER_S);
+    ring.add(picture(0)).unwrap();
+    let mut asked = request(0);
+    (asked.start_ns, asked.event_ns) = (0, 0);
+    first.asked(&source(), &asked);
+    let mut clip = OpenClip::new(asked, source(), 0);
+    assert_eq!(clip.begin(&ring, &first, None).unwrap(), Step::Open);
+    for n in 1..16 {
+        assert_eq!(clip.push(&picture(n)).unwrap(), Step::Open);
+    }
+    let cut = disk.durable(disk.log().len());
+    let unheard = store(&cut, 1 << 30).take_over_with(cut.index());
+    let ClipState::Ready(ready) = &unheard[0].result.state else {
+        panic!("{unheard:?}");
+    };
+    // At most what fits into one piece is lost.
+    assert!(ready.frames >= 10, "{ready:?}");
+}
+
+#[test]
+fn a_directory_that_is_gone_has_nothing_to_sync_and_any_other_failed_sync_ends_it_all() {
+    use super::disk::{Disk as _, RealDisk};
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClipStore::open(dir.path(), "clips", 1 << 30).unwrap();
+    let gone = dir.path().join("clips/2026-11-22");
+    let failed = store.synced("sync the directory", &gone, RealDisk.sync_dir(&gone));
+    assert!(failed.is_err());
+    assert_eq!(store.trouble(), None);
+    let broken = store.synced("sync", &gone, Err(Errno::IO.into()));
+    assert!(broken.is_err());
+    assert!(store.trouble().unwrap().contains("sync"));
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
 use visualpath_core::{Clock, NS_PER_S, Name};
 
 use super::lane::{PACKET_QUEUE, Shared};
+use super::merge::{Merging, Settled};
 use super::open::{ClipError, OpenClip, Step, failed};
 use super::{ClipEnd, ClipRequest, ClipStore};
 use crate::encode::Packet;
@@ -69,6 +70,8 @@ pub(super) struct Writer {
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) ring: Ring,
     pub(super) clips: Vec<OpenClip>,
+    /// Clips share files.
+    pub(super) merging: Option<Merging>,
     pub(super) evidence: Receiver<Evidence>,
     /// Pictures from the device that wait for the encoder to be done with the frames before them;
     /// as long as that takes.
@@ -158,16 +161,16 @@ impl Writer {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Request(request) => self.request(request),
+            Command::Request(request) => self.request(request, false),
             Command::SetEnd {
                 id,
                 end_ns,
                 best_ns,
             } => {
-                let found = self.clips.iter().position(|c| c.request.id == id);
+                let found = self.clips.iter().position(|c| c.is_of(&id));
                 match found {
                     Some(i) => {
-                        if let Step::Done(end) = self.clips[i].set_end(end_ns, best_ns) {
+                        if let Step::Done(end) = self.clips[i].set_end(&id, end_ns, best_ns) {
                             let clip = self.clips.swap_remove(i);
                             self.end(clip, end);
                         }
@@ -180,7 +183,15 @@ impl Writer {
         }
     }
 
-    fn request(&mut self, request: ClipRequest) {
+    /// `again`: it had been joined to a clip, in vain.
+    fn request(&mut self, request: ClipRequest, again: bool) {
+        let host = self.merging.and_then(|m| m.host(&self.clips, &request));
+        if let Some(i) = host {
+            return self.join(i, request);
+        }
+        if again {
+            self.store.joined(&self.source, &request, None);
+        }
         if self.clips.len() >= MOST_OPEN {
             let reason = format!("{MOST_OPEN} clips of this source are being written already");
             return self.report(failed(request, self.source.clone(), &reason));
@@ -192,6 +203,18 @@ impl Writer {
         if reached || reversed {
             self.begin(self.clips.len() - 1);
         }
+    }
+
+    /// Lets the clip at `i` answer this request, too.
+    fn join(&mut self, i: usize, request: ClipRequest) {
+        // First where it outlives this process: the file does not say so before it is finished.
+        let host = self.clips[i].request.id.clone();
+        self.store.joined(&self.source, &request, Some(&host));
+        let now_ns = self.now_ns();
+        let clip = &mut self.clips[i];
+        clip.heard_ns = now_ns;
+        let step = clip.join(request);
+        self.after(i, step);
     }
 
     /// Begins the waiting clip at `i`; one that is done or fails leaves the list.
@@ -207,12 +230,12 @@ impl Writer {
             Ok(Step::Open) => {}
             Ok(Step::Done(reason)) => {
                 let clip = self.clips.swap_remove(i);
-                let result = clip.finish(reason);
-                self.report(result);
+                let settled = clip.finish(reason, self.ring.newest_ns());
+                self.settle(settled);
             }
             Err(e) => {
                 let clip = self.clips.swap_remove(i);
-                self.report(clip.fail(&e));
+                self.settle(clip.fail(&e));
             }
         }
     }
@@ -279,7 +302,7 @@ impl Writer {
         for i in (0..self.clips.len()).rev() {
             let clip = &mut self.clips[i];
             clip.heard_ns = now_ns;
-            let other_side = change && t_ns <= clip.request.event_ns;
+            let other_side = change && t_ns <= clip.event_ns();
             if other_side {
                 // The event's side is kept: what was written of the other goes.
                 clip.wait_again();
@@ -328,7 +351,7 @@ impl Writer {
     /// Ends clips whose end lies so far back in source time that their pictures will not come.
     fn time_passed(&mut self, t_ns: i64) {
         for i in (0..self.clips.len()).rev() {
-            if t_ns >= self.clips[i].request.end_ns.saturating_add(PATIENCE_NS) {
+            if t_ns >= self.clips[i].end_ns().saturating_add(PATIENCE_NS) {
                 let clip = self.clips.swap_remove(i);
                 self.end(clip, ClipEnd::GapTimeout);
             }
@@ -344,10 +367,9 @@ impl Writer {
         let newest_ns = self.ring.newest_ns();
         for i in (0..self.clips.len()).rev() {
             let clip = &self.clips[i];
-            let r = &clip.request;
-            let left_ns = r
-                .end_ns
-                .saturating_sub(newest_ns.unwrap_or(r.event_ns))
+            let left_ns = clip
+                .end_ns()
+                .saturating_sub(newest_ns.unwrap_or(clip.event_ns()))
                 .max(0);
             let patience_ns = left_ns.saturating_add(PATIENCE_NS);
             if now_ns.saturating_sub(clip.heard_ns) > patience_ns {
@@ -363,12 +385,22 @@ impl Writer {
             true => clip.begin(&self.ring, &self.store, self.encoder_error.as_deref()),
             false => Ok(Step::Open),
         };
-        let result = match begun {
-            Ok(Step::Open) => clip.finish(reason),
-            Ok(Step::Done(sooner)) => clip.finish(sooner),
+        let newest_ns = self.ring.newest_ns();
+        let settled = match begun {
+            Ok(Step::Open) => clip.finish(reason, newest_ns),
+            Ok(Step::Done(sooner)) => clip.finish(sooner, newest_ns),
             Err(e) => clip.fail(&e),
         };
-        self.report(result);
+        self.settle(settled);
+    }
+
+    fn settle(&mut self, settled: Settled) {
+        for result in settled.results {
+            self.report(result);
+        }
+        for request in settled.left {
+            self.request(request, true);
+        }
     }
 
     fn report(&self, result: super::ClipResult) {

@@ -34,6 +34,9 @@ pub struct ClipBody {
     pub state: ClipState,
     /// Relative to the state directory; `null` if failed.
     pub file: Option<String>,
+    /// The id of the clip whose file `file` is, if that overlapped and has both (`clip.merge`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<String>,
     /// Why it failed; `null` if ready.
     pub reason: Option<String>,
     /// The camera.
@@ -141,6 +144,7 @@ impl ClipBody {
             device: device.to_owned(),
             state: ClipState::Failed,
             file: None,
+            merged_into: None,
             reason: None,
             source: source.to_owned(),
             path: path.to_owned(),
