@@ -18,6 +18,8 @@ pub mod builder;
 pub mod builtin;
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod commands;
 pub mod config;
 #[doc(hidden)]
 pub mod exit;
@@ -33,6 +35,9 @@ pub mod rule_tests;
 pub mod venv;
 #[doc(hidden)]
 pub mod version;
+#[cfg(feature = "web")]
+#[doc(hidden)]
+pub mod web;
 pub mod workers;
 
 pub use builder::{BuildError, ConfigError, PipelineBuilder};

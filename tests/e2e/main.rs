@@ -8,6 +8,7 @@
 
 mod broker;
 mod cameras;
+mod http;
 mod live;
 mod many;
 mod python;

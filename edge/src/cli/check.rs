@@ -56,6 +56,8 @@ pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
             .iter()
             .map(|line| (line.source.clone(), line.slots()))
             .collect();
+        #[cfg(feature = "web")]
+        crate::web::options(&loaded.config)?;
         if wanted.plugins {
             try_plugins(&loaded.config, plan.lines)?;
         }
@@ -185,7 +187,8 @@ pub fn schema(message: Option<&str>) -> Exit {
     let Some(name) = message else {
         return pretty(config::schema());
     };
-    let all = visualpath_mqtt::schemas();
+    let mut all = visualpath_mqtt::schemas();
+    all.push(("status", crate::pipeline::status::schema()));
     match all.iter().find(|(n, _)| *n == name) {
         Some((_, schema)) => pretty(schema),
         None => {

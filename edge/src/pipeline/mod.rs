@@ -21,6 +21,8 @@ pub mod events;
 pub mod evidence;
 #[doc(hidden)]
 pub mod line;
+#[doc(hidden)]
+pub mod live;
 pub mod out;
 #[doc(hidden)]
 pub mod plan;
@@ -28,6 +30,8 @@ pub mod reload;
 #[doc(hidden)]
 pub mod shape;
 mod sink;
+#[doc(hidden)]
+pub mod status;
 mod stop;
 #[doc(hidden)]
 pub mod summary;
@@ -53,10 +57,13 @@ use visualpath_platform::Registry;
 
 use crate::broker::{Broker, BrokerStartError};
 use crate::config::{Config, SourceConfig};
+#[cfg(feature = "web")]
+use crate::web::Web;
 use app::{App, AppContext, OnTrigger};
 use capture::Ended;
 use events::{Counts, Events};
 use line::{LineMaker, LineStats};
+use live::Live;
 use out::{Out, Print};
 use reload::Request;
 use sink::ToEvents;
@@ -253,7 +260,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// What keeps it from starting. What ends a source later is in the [`Report`].
-    pub fn run(self) -> Result<Report, StartError> {
+    pub fn run(mut self) -> Result<Report, StartError> {
         let started = Instant::now();
         let cpu_before = summary::cpu_seconds();
         let clock = build::clock();
@@ -262,8 +269,24 @@ impl Pipeline {
 
         // The broker first: a subscriber may come while models load.
         let broker = Broker::start(&self.config, Arc::clone(&clock))?;
-        let out = Out::new(broker.publisher(), self.print);
-        out.print_json(&broker.ready());
+        let counts = Arc::new(Counts::default());
+        let store = Arc::default();
+        let live = Live::new(
+            &self.config,
+            Arc::clone(&counts),
+            Arc::clone(&store),
+            broker.publisher(),
+        );
+        let live = Arc::new(live);
+        let out = Out::new(broker.publisher(), self.print).noting(&live);
+        let ready = broker.ready();
+        #[cfg(feature = "web")]
+        let web = Web::start(&self.config, &live)?;
+        #[cfg(feature = "web")]
+        let ready = ready.with_web(web.address());
+        #[cfg(feature = "web")]
+        self.problems.extend(web.problem().cloned());
+        out.print_json(&ready);
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
         let (clip_results, clips) = unbounded();
@@ -275,8 +298,9 @@ impl Pipeline {
             events: ToEvents::new(to_events),
             clip_results,
             walls: Arc::default(),
-            store: Arc::default(),
+            store,
             wall_start: self.wall_start,
+            live: Arc::clone(&live),
         };
         let ready = plan
             .lines
@@ -286,7 +310,7 @@ impl Pipeline {
 
         let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
         out.info(&info_message(&self.config, models));
-        out.health(&health_message(
+        out.health(health_message(
             self.config.device_id(),
             self.problems.clone(),
         ));
@@ -303,7 +327,6 @@ impl Pipeline {
             }
             None => (None, None),
         };
-        let counts = Arc::new(Counts::default());
         let events = Events {
             out,
             device: self.config.device_id().to_owned(),
@@ -323,7 +346,7 @@ impl Pipeline {
         let mut running = Running {
             config: self.config,
             registry: self.registry,
-            out: Out::new(broker.publisher(), Print::Nothing),
+            out: Out::new(broker.publisher(), Print::Nothing).noting(&live),
             stopping: Stopping::new(self.stop.clone()),
             stop: self.stop,
             lines: Vec::new(),
@@ -339,8 +362,10 @@ impl Pipeline {
         if let Some(told) = self.on_started {
             told();
         }
+        live.running();
         let (_, requests) = self.requests;
         running.supervise(&events, &requests);
+        live.stopping();
         // Who still asks is told that nobody is there.
         drop(requests);
         running.stop_lines();
@@ -360,6 +385,8 @@ impl Pipeline {
         if let Some(thread) = app_thread {
             stopping.join("app", thread, |_| ());
         }
+        #[cfg(feature = "web")]
+        web.stop();
         let print = if kept { self.print } else { Print::Nothing };
         let out = Out::new(broker.publisher(), print);
         let undelivered = broker.finish(stopping.left());
@@ -425,6 +452,7 @@ impl Running {
                 let line = self.lines.remove(i);
                 self.finish(line);
             }
+            self.maker.live.look(Instant::now());
             if let Ok(request) = requests.recv_timeout(LOOK) {
                 self.answer(request);
             }
@@ -613,6 +641,7 @@ fn health_message(device: &str, problems: Vec<Problem>) -> Health {
             HealthState::Degraded
         },
         problems,
+        sources: Vec::new(),
         time: jiff::Timestamp::now().to_string(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use visualpath_core::Name;
@@ -185,6 +186,27 @@ impl ClipStore {
         drop(kept);
         self.with_index("forget", |index| index.forget(id));
         Ok(())
+    }
+
+    /// The file of a finished clip; `None` if there is none. Reads one sidecar, not all.
+    pub fn file_of(&self, id: &str) -> Option<PathBuf> {
+        // A name ends with the last digits of the id, or those and a number.
+        let digits = id.get(id.len().saturating_sub(8)..)?;
+        let may_be = |stem: &str, known: Option<&str>| match known {
+            Some(known) => known == id,
+            None => stem.contains(&format!("_{digits}")),
+        };
+        let stems: Vec<String> = self
+            .kept()
+            .clips
+            .iter()
+            .filter(|(stem, clip)| may_be(stem, clip.id.as_deref()))
+            .map(|(stem, _)| stem.clone())
+            .collect();
+        stems.iter().find_map(|stem| {
+            let (asked, _) = self.sidecar(stem)?;
+            (asked.request.id == id).then(|| self.root.join(format!("{stem}.mp4")))
+        })
     }
 
     fn find(&self, id: &str) -> Result<String, StoreError> {
