@@ -358,7 +358,10 @@ impl LiveLine {
             state.ring = shared.ring();
         }
         for (name, lane) in self.stats.flow.lanes() {
-            let known = state.extractors.iter().position(|e| e.extractor == name.as_str());
+            let known = state
+                .extractors
+                .iter()
+                .position(|e| e.extractor == name.as_str());
             let at = known.unwrap_or_else(|| {
                 state.extractors.push(ExtractorState {
                     extractor: name.to_string(),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use visualpath_web::{Answer, Api, ApiError, Limits, Readiness, Token, WebOptions, WebServer};
+use visualpath_web::{Answer, Api, Limits, Readiness, Token, WebOptions, WebServer};
 
 /// No test waits longer for an answer.
 pub const GUARD: Duration = Duration::from_secs(60);
