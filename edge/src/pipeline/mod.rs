@@ -260,7 +260,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// What keeps it from starting. What ends a source later is in the [`Report`].
-    pub fn run(mut self) -> Result<Report, StartError> {
+    pub fn run(self) -> Result<Report, StartError> {
         let started = Instant::now();
         let cpu_before = summary::cpu_seconds();
         let clock = build::clock();
@@ -285,7 +285,10 @@ impl Pipeline {
         #[cfg(feature = "web")]
         let ready = ready.with_web(web.address());
         #[cfg(feature = "web")]
-        self.problems.extend(web.problem().cloned());
+        let no_web = web.problem().cloned();
+        #[cfg(not(feature = "web"))]
+        let no_web: Option<Problem> = None;
+        let problems: Vec<Problem> = self.problems.into_iter().chain(no_web).collect();
         out.print_json(&ready);
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
@@ -310,10 +313,7 @@ impl Pipeline {
 
         let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
         out.info(&info_message(&self.config, models));
-        out.health(health_message(
-            self.config.device_id(),
-            self.problems.clone(),
-        ));
+        out.health(health_message(self.config.device_id(), problems.clone()));
         for ready in &ready {
             out.source_status(ready.source(), SourceStatus::Online);
             for name in ready.extractors() {
@@ -331,7 +331,7 @@ impl Pipeline {
             out,
             device: self.config.device_id().to_owned(),
             boot_id: wall::boot_id(),
-            problems: self.problems,
+            problems,
             app,
             open: HashMap::new(),
             on: HashMap::new(),

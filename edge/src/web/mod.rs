@@ -173,3 +173,25 @@ fn limit(args: &Map<String, Value>) -> Duration {
         false => COMMAND,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_clip_that_is_waited_for_may_take_its_post_roll_and_no_more() {
+        let limit = |args: Value| {
+            let args = args.as_object().cloned().unwrap_or_default();
+            super::limit(&args).as_secs()
+        };
+        assert_eq!(limit(json!({})), 30);
+        assert_eq!(limit(json!({"post_s": 60})), 30, "nobody waits");
+        assert_eq!(limit(json!({"post_s": 60, "wait": true})), 90);
+        // What the command will refuse must not wait for ever, nor panic.
+        for odd in [json!(1e300), json!(-5), json!("x"), json!(null)] {
+            assert!(limit(json!({"post_s": odd, "wait": true})) <= 630);
+        }
+    }
+}

@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub token: Option<Arc<Token>>,
     /// One permit per call under way, held by its thread: a client that goes away does not free it.
     pub calls: Arc<Semaphore>,
+    /// The same for calls that wait for something to happen.
+    pub waits: Arc<Semaphore>,
     /// The same for reads of files.
     pub reads: Arc<Semaphore>,
     pub limits: Limits,
@@ -87,7 +89,16 @@ async fn call<T: Send + 'static>(
     shared: &Shared,
     ask: impl FnOnce(&dyn Api) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let Ok(permit) = Arc::clone(&shared.calls).try_acquire_owned() else {
+    call_among(&shared.calls, shared, ask).await
+}
+
+/// The same, among others of its kind.
+async fn call_among<T: Send + 'static>(
+    permits: &Arc<Semaphore>,
+    shared: &Shared,
+    ask: impl FnOnce(&dyn Api) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
         return Err(Refusal::new(
             "busy",
             "too much is under way; ask again later",
@@ -161,7 +172,8 @@ async fn list_clips(
 async fn make_clip(State(shared): Asked, body: Body) -> Result<Response, Refusal> {
     let args = arguments(&shared, body).await?;
     let waits = args.get("wait") == Some(&Value::Bool(true));
-    let answer = command(&shared, "clip", args).await?;
+    let permits = if waits { &shared.waits } else { &shared.calls };
+    let answer = call_among(permits, &shared, move |api| api.command("clip", args)).await??;
     let status = if waits {
         StatusCode::OK
     } else {

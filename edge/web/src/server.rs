@@ -45,6 +45,8 @@ pub struct Limits {
     pub connections: usize,
     /// Calls of [`Api`] at once; more are answered with `busy`.
     pub calls: usize,
+    /// Calls beside those that wait for a clip to end; more are answered with `busy`.
+    pub waits: usize,
     /// Reads of files at once; more wait.
     pub reads: usize,
     /// Bytes of a request's head.
@@ -66,6 +68,7 @@ impl Default for Limits {
         Self {
             connections: 32,
             calls: 8,
+            waits: 4,
             reads: 8,
             head_bytes: 16 << 10,
             head_time: Duration::from_secs(10),
@@ -140,7 +143,7 @@ impl WebServer {
         // A thread for each call and each read there may be: none waits for another's.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(limits.calls + limits.reads)
+            .max_blocking_threads(limits.calls + limits.waits + limits.reads)
             .thread_name("web-call")
             .build()
             .map_err(StartError::Thread)?;
@@ -152,6 +155,7 @@ impl WebServer {
             api,
             token: token.map(Arc::new),
             calls: Arc::new(Semaphore::new(limits.calls)),
+            waits: Arc::new(Semaphore::new(limits.waits)),
             reads: Arc::new(Semaphore::new(limits.reads)),
             limits,
         };

@@ -363,6 +363,19 @@ fn an_appliance_that_hangs_is_busy_and_its_probes_answer_still() {
 }
 
 #[test]
+fn who_waits_for_a_clip_takes_no_place_of_those_who_do_not() {
+    let limits = Limits {
+        waits: 0,
+        ..Limits::default()
+    };
+    let served = serve_with(None, limits);
+    let post = |body| served.ask("POST", "/api/v1/clips", &[JSON], body).status;
+    assert_eq!(post(r#"{"wait": true}"#), 503);
+    assert_eq!(post(r#"{"wait": false}"#), 202);
+    assert_eq!(served.get("/metrics").status, 200);
+}
+
+#[test]
 fn a_stop_lets_answers_end_and_waits_no_longer_than_it_may() {
     let mut served = serve();
     let (entered, go) = served.fake.slow_status();
