@@ -1,6 +1,5 @@
 //! The examples of the HTTP reference are documents of their schemas.
 #![cfg(feature = "web")]
-#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 use serde_json::Value;
 use visualpath::pipeline::status::{Status, schema};

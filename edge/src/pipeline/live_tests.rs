@@ -1,5 +1,4 @@
 //! What the appliance tells of itself.
-#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 use visualpath_core::Name;
 use visualpath_platform::FlowStats;
