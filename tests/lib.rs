@@ -333,8 +333,15 @@ when = {when}
 {rule}
 [mqtt]
 url = "{mqtt}"
+{web}
 {more}
 "#,
+            // Tests run side by side; one that wants HTTP says where.
+            web = if more.contains("[web]") {
+                ""
+            } else {
+                "[web]\nlisten = \"off\""
+            },
             state = dir.join("state").display(),
             video = video.display(),
         );

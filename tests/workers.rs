@@ -68,7 +68,7 @@ impl Place {
     /// If it can't be written.
     pub fn config(&self, rest: &str) -> PathBuf {
         let head = format!(
-            "schema = 1\n[device]\nid = \"test\"\nstate_dir = \"{}\"\n[mqtt]\nurl = \"off\"\n\
+            "schema = 1\n[device]\nid = \"test\"\nstate_dir = \"{}\"\n[web]\nlisten = \"off\"\n[mqtt]\nurl = \"off\"\n\
              [observability]\nlevel = \"verbose\"\n[[observability.sink]]\nkind = \"file\"\n\
              path = \"trace.jsonl\"\nmax_bytes = 1073741824\n",
             self.path("state").display()

@@ -50,6 +50,26 @@ pub struct Ready {
     device: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web: Option<WebAddress>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct WebAddress {
+    host: String,
+    port: u16,
+}
+
+impl Ready {
+    /// With where HTTP is served, if it is.
+    #[must_use]
+    pub fn with_web(mut self, address: Option<std::net::SocketAddr>) -> Self {
+        self.web = address.map(|a| WebAddress {
+            host: a.ip().to_string(),
+            port: a.port(),
+        });
+        self
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -118,6 +138,7 @@ impl Broker {
                 version: env!("CARGO_PKG_VERSION"),
                 device,
                 mqtt: None,
+                web: None,
             },
         };
         let text = config.mqtt.url.as_str();

@@ -10,7 +10,7 @@ use visualpath_platform::{Origin, Registry, RegistryError};
 use crate::builtin;
 use crate::config::{
     self, Config, Diagnostic, ExtractorConfig, FusionConfig, FusionSettings, LoadOptions,
-    OneOrMany, PathConfig, RulesConfig, SourceConfig,
+    OneOrMany, PathConfig, RulesConfig, SourceConfig, WebConfig,
 };
 use crate::pipeline::Pipeline;
 
@@ -93,6 +93,8 @@ impl Default for PipelineBuilder {
         let mut config = Config::default();
         // An app hears of triggers by on_trigger; a broker is something to ask for.
         crate::broker::OFF.clone_into(&mut config.mqtt.url);
+        // So is a server.
+        config.web = WebConfig::off();
         Self {
             config,
             registry: None,
@@ -102,7 +104,7 @@ impl Default for PipelineBuilder {
 }
 
 impl PipelineBuilder {
-    /// Nothing yet; no broker.
+    /// Nothing yet; no broker, and nothing over HTTP.
     pub fn new() -> Self {
         Self::default()
     }

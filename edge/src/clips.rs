@@ -265,6 +265,7 @@ mod tests {
             file: None,
             bytes: 10,
             is_pinned: false,
+            merged_into: None,
             result: None,
         }
     }

@@ -36,6 +36,9 @@ pub mod rule_tests;
 pub mod venv;
 #[doc(hidden)]
 pub mod version;
+#[cfg(feature = "web")]
+#[doc(hidden)]
+pub mod web;
 pub mod workers;
 
 pub use builder::{BuildError, ConfigError, PipelineBuilder};

@@ -20,7 +20,7 @@ use visualpath_platform::Registry;
 
 use crate::config::{
     Config, DropPolicy, ExpectedTrigger, FusionSettings, OneOrMany, RuleTest, RulesConfig,
-    SourceFormat,
+    SourceFormat, WebConfig,
 };
 use crate::pipeline::Pipeline;
 
@@ -281,7 +281,8 @@ fn alone(
     }
     crate::broker::OFF.clone_into(&mut alone.mqtt.url);
     let quiet = Config::default();
-    (alone.observability, alone.web, alone.ota) = (quiet.observability, quiet.web, quiet.ota);
+    (alone.observability, alone.ota) = (quiet.observability, quiet.ota);
+    alone.web = WebConfig::off();
     Ok(alone)
 }
 

@@ -35,6 +35,9 @@ pub fn capabilities() -> Vec<String> {
     if cfg!(feature = "embedded-broker") {
         words.push("mqtt:embedded");
     }
+    if cfg!(feature = "web") {
+        words.push("web");
+    }
     words.into_iter().map(str::to_owned).collect()
 }
 

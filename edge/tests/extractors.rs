@@ -379,6 +379,8 @@ label = "moved"
 when = '{when}'
 for_ms = 300
 clip = false
+[web]
+listen = "off"
 [mqtt]
 url = "off"
 "#,

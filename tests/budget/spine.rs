@@ -19,7 +19,7 @@ fn fps(heavy: bool) -> f64 {
 /// depends on it, one behind a gate, and one that is overloaded on a thread of its own.
 fn config(dir: &Path, sources: usize, heavy: bool) -> std::path::PathBuf {
     let mut text = format!(
-        "schema = 1\n[device]\nid = \"soak\"\nstate_dir = \"{}\"\n[mqtt]\nurl = \"off\"\n",
+        "schema = 1\n[device]\nid = \"soak\"\nstate_dir = \"{}\"\n[web]\nlisten = \"off\"\n[mqtt]\nurl = \"off\"\n",
         dir.join("state").display()
     );
     let mut names = Vec::new();

@@ -6,9 +6,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates that wrap one heavy dependency, which no other crate may see.
-const ONLY: [(&str, &str); 4] = [
+const ONLY: [(&str, &str); 6] = [
     ("rumqttc-v4-next", "visualpath-mqtt"),
     ("rumqttd", "visualpath-mqtt"),
+    ("axum", "visualpath-web"),
+    ("hyper", "visualpath-web"),
     ("tract-onnx", "visualpath-onnx"),
     ("ort", "visualpath-onnx"),
 ];

@@ -21,7 +21,7 @@ fn camera(mark: &str) -> String {
 fn config(dir: &Path, sources: &[(&str, String)], mqtt: &str, more: &str) -> PathBuf {
     let state = dir.join("state");
     let mut text = format!(
-        "schema = 1\n[device]\nid = \"test\"\nstate_dir = \"{}\"\n[mqtt]\nurl = \"{mqtt}\"\n\
+        "schema = 1\n[device]\nid = \"test\"\nstate_dir = \"{}\"\n[web]\nlisten = \"off\"\n[mqtt]\nurl = \"{mqtt}\"\n\
          [extractor.motion]\nplugin = \"motion\"\n\
          [path.p]\nsource = [{}]\nextractors = [\"motion\"]\nfusion = \"r\"\n\
          [fusion.r]\nplugin = \"rules\"\n[[fusion.r.config.rule]]\nlabel = \"seen\"\n\

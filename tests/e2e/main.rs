@@ -9,6 +9,7 @@
 mod broker;
 mod cameras;
 mod commands;
+mod http;
 mod live;
 mod many;
 mod python;

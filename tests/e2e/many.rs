@@ -11,6 +11,8 @@ const HEAD: &str = r#"schema = 1
 [device]
 id = "test"
 state_dir = "STATE"
+[web]
+listen = "off"
 [mqtt]
 url = "off"
 "#;

@@ -53,7 +53,7 @@ fn write(dir: &Path, rest: &str) -> String {
     let file = dir.join("visualpath.toml");
     let state = dir.join("state").display().to_string();
     let head = format!(
-        "schema = 1\n[device]\nid = \"test\"\nstate_dir = {state:?}\n[mqtt]\nurl = \"off\"\n"
+        "schema = 1\n[device]\nid = \"test\"\nstate_dir = {state:?}\n[web]\nlisten = \"off\"\n[mqtt]\nurl = \"off\"\n"
     );
     fs::write(&file, head + rest).unwrap();
     file.to_str().unwrap().to_owned()

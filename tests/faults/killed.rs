@@ -70,6 +70,8 @@ post_s = {post_s}
 [device]
 id = "test"
 state_dir = "{state}"
+[web]
+listen = "off"
 [mqtt]
 url = "off"
 [clip]

@@ -13,8 +13,10 @@ use visualpath_core::{
 };
 
 mod clip;
+mod ring;
 
 pub use self::clip::{CLIP_SCHEMA, ClipBody, ClipGap, ClipPayload, ClipState};
+pub use self::ring::{RingShort, RingStatus, SourceHealth};
 use crate::command::{CommandPayload, CommandResponse};
 
 /// `schema` of a [`TriggerPayload`].
@@ -437,6 +439,9 @@ pub struct Health {
     pub state: HealthState,
     /// What is wrong; empty if `ok`.
     pub problems: Vec<Problem>,
+    /// The sources that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceHealth>,
     /// Wall time of this message, RFC 3339, UTC.
     pub time: String,
 }

@@ -56,6 +56,8 @@ pub fn validate(args: &ConfigArgs, wanted: Wanted) -> Exit {
             .iter()
             .map(|line| (line.source.clone(), line.slots()))
             .collect();
+        #[cfg(feature = "web")]
+        crate::web::options(&loaded.config)?;
         if wanted.plugins {
             try_plugins(&loaded.config, plan.lines)?;
         }
@@ -187,6 +189,7 @@ pub fn schema(message: Option<&str>) -> Exit {
     };
     let mut all = visualpath_mqtt::schemas();
     all.extend(crate::commands::schemas());
+    all.push(("status", crate::pipeline::status::schema()));
     match all.iter().find(|(n, _)| *n == name) {
         Some((_, schema)) => pretty(schema),
         None => {

@@ -49,6 +49,7 @@ pub fn check(config: &Config, tree: &Node, written: &Node, out: &mut Vec<Diagnos
     check.clip();
     check.mqtt();
     check.observability();
+    check.web();
     check.unused();
 }
 
@@ -76,6 +77,24 @@ impl Check<'_> {
             self.push(
                 found.hint("it names Cisco's own binary of OpenH264, which openh264.org has"),
             );
+        }
+    }
+
+    fn web(&mut self) {
+        const ADVICE: &str = "set web.token_file (`head -c 24 /dev/urandom | base64` makes a token), or a loopback address";
+        let web = &self.config.web;
+        match web.address() {
+            Err(wrong) => {
+                self.error("web.listen", wrong);
+            }
+            Ok(Some(address)) if !address.ip().is_loopback() && web.token_file.is_none() => {
+                self.error(
+                    "web.listen",
+                    format!("`{address}` can be reached from other machines, which needs a token"),
+                )
+                .hint = Some(ADVICE.to_owned());
+            }
+            Ok(_) => {}
         }
     }
 

@@ -29,6 +29,7 @@ mod source;
 mod tree;
 mod values;
 mod watch;
+mod web;
 
 use std::path::PathBuf;
 
@@ -42,7 +43,7 @@ pub use model::{
     Isolation, MaskConfig, MessagePixels, MqttConfig, ObservabilityConfig, OneOrMany, PathConfig,
     RuleConfig, RuleTest, RulesConfig, SandboxConfig, SinkConfig, SinkKind, SourceConfig,
     SourceFormat, SourceKind, StreamTransport, TraceLevel, Transport, Trust, WatchConfig,
-    ZoneConfig,
+    WebConfig, ZoneConfig,
 };
 pub use schema::{KeyInfo, SECTIONS, keys, schema};
 pub use show::{ShownKey, show, show_text};

@@ -68,7 +68,7 @@ pub struct Config {
     pub mqtt: MqttConfig,
     /// Trace records.
     pub observability: ObservabilityConfig,
-    /// Status page and metrics.
+    /// Health, metrics, status and clips over HTTP.
     pub web: WebConfig,
     /// Updates over the air.
     pub ota: OtaConfig,
@@ -604,13 +604,19 @@ pub struct SinkConfig {
     pub max_bytes: u64,
 }
 
-/// Status page and metrics.
+/// Health, metrics, status and clips over HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebConfig {
-    /// Address and port; anything but loopback demands a token. Without it there is no server.
+    /// Address and port; anything but loopback demands a token. `off`: no server. Default:
+    /// `127.0.0.1:8080`, if it is free.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["127.0.0.1:8080"]))]
     pub listen: Option<String>,
+    /// A file whose first line is the token that every request must carry, 16 bytes at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/visualpath/web-token"]))]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Updates over the air.

@@ -54,7 +54,10 @@ pub const NOT_BUILT: &[NotBuilt] = &[
         "there is: mqtt://, embedded://",
     ),
     row("mqtt.homeassistant", Is(&["true"]), Warning, NO_EFFECT),
+    #[cfg(not(feature = "web"))]
     row("web.listen", Set, Warning, NO_EFFECT),
+    #[cfg(not(feature = "web"))]
+    row("web.token_file", Set, Warning, NO_EFFECT),
     row("ota.repository", Set, Warning, NO_EFFECT),
     row("ota.auto", Is(&["true"]), Warning, NO_EFFECT),
 ];

@@ -59,6 +59,12 @@ impl CaptureStats {
         let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
         description.clone_into(&mut format);
     }
+
+    /// The same, for whoever shows it.
+    pub fn format(&self) -> String {
+        let format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        format.clone()
+    }
 }
 
 /// How a source ended.

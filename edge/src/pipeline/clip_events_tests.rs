@@ -83,6 +83,7 @@ fn fires(line: &Arc<LineShared>, label: &str, [from, event, to]: [i64; 3]) -> Ev
         observations_used: 1,
         signals: visualpath_core::Signals::new(),
         objects: vec![],
+        best_ns: None,
         clip: true,
         metadata: serde_json::Map::new(),
     };

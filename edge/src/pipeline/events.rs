@@ -369,7 +369,7 @@ impl Events {
 
     fn say_health(&self) {
         self.out
-            .health(&health_message(&self.device, self.problems.clone()));
+            .health(health_message(&self.device, self.problems.clone()));
     }
 
     fn held(&mut self, source: &Name, extractor: &Name, why: &str) {

@@ -29,6 +29,7 @@ use visualpath_platform::{
 
 use super::build::{Nursery, Pace};
 use super::capture::{Capture, CaptureStats, Ended, PassThrough, PoolPlan, Pools, Wanted};
+use super::live::Live;
 use super::plan::LinePlan;
 use super::shape::{PathFacts, Reshape, Shape};
 use super::sink::{LineSink, ToEvents};
@@ -133,6 +134,8 @@ pub struct LineMaker {
     pub store: Arc<OnceLock<evidence::Clips>>,
     /// Wall time of source time 0, if not now.
     pub wall_start: Option<jiff::Timestamp>,
+    /// Who tells what goes on.
+    pub live: Arc<Live>,
 }
 
 /// A line whose source is open and whose models are loaded.
@@ -494,6 +497,7 @@ impl Ready {
         walls.retain(|w| w.strong_count() > 0);
         walls.push(Arc::downgrade(&line.shared));
         drop(walls);
+        maker.live.add(&line.shared, &line.stats);
         line.path = Some(spawn(&format!("path-{source}"), move || {
             flow.run(&captured)
         })?);

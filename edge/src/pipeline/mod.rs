@@ -22,6 +22,8 @@ pub mod evidence;
 mod executor;
 #[doc(hidden)]
 pub mod line;
+#[doc(hidden)]
+pub mod live;
 pub mod out;
 #[doc(hidden)]
 pub mod plan;
@@ -29,6 +31,8 @@ pub mod reload;
 #[doc(hidden)]
 pub mod shape;
 mod sink;
+#[doc(hidden)]
+pub mod status;
 mod stop;
 #[doc(hidden)]
 pub mod summary;
@@ -55,12 +59,15 @@ use visualpath_platform::Registry;
 use crate::broker::{Broker, BrokerStartError};
 use crate::commands::{self, Asked, Commands};
 use crate::config::{Config, SourceConfig};
+#[cfg(feature = "web")]
+use crate::web::Web;
 use app::{App, AppContext, OnTrigger};
 use capture::Ended;
 pub(crate) use clip_events::word;
 use events::{Counts, Events};
 use executor::Executor;
 use line::{LineMaker, LineStats};
+use live::Live;
 use out::{Out, Print};
 use reload::Request;
 use sink::ToEvents;
@@ -274,8 +281,29 @@ impl Pipeline {
         // The broker first: a subscriber may come while models load.
         let (to_executor, over_mqtt) = bounded(commands::QUEUE);
         let broker = Broker::start(&self.config, Arc::clone(&clock), Some(to_executor))?;
-        let out = Out::new(broker.publisher(), self.print);
-        out.print_json(&broker.ready());
+        let counts = Arc::new(Counts::default());
+        let store = Arc::default();
+        let live = Live::new(
+            &self.config,
+            Arc::clone(&counts),
+            Arc::clone(&store),
+            broker.publisher(),
+        );
+        let live = Arc::new(live);
+        let out = Out::new(broker.publisher(), self.print).noting(&live);
+        let ready = broker.ready();
+        #[cfg(feature = "web")]
+        let web = Web::start(&self.config, &live)?;
+        #[cfg(feature = "web")]
+        web.carry_out(self.commands());
+        #[cfg(feature = "web")]
+        let ready = ready.with_web(web.address());
+        #[cfg(feature = "web")]
+        let no_web = web.problem().cloned();
+        #[cfg(not(feature = "web"))]
+        let no_web: Option<Problem> = None;
+        let problems: Vec<Problem> = self.problems.into_iter().chain(no_web).collect();
+        out.print_json(&ready);
         let (to_events, from_all) = bounded(EVENTS);
         // Bounded by the requests: each has exactly one result.
         let (clip_results, clips) = unbounded();
@@ -287,8 +315,9 @@ impl Pipeline {
             events: ToEvents::new(to_events),
             clip_results,
             walls: Arc::default(),
-            store: Arc::default(),
+            store,
             wall_start: self.wall_start,
+            live: Arc::clone(&live),
         };
         let ready = plan
             .lines
@@ -298,10 +327,7 @@ impl Pipeline {
 
         let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
         out.info(&info_message(&self.config, models));
-        out.health(&health_message(
-            self.config.device_id(),
-            self.problems.clone(),
-        ));
+        out.health(health_message(self.config.device_id(), problems.clone()));
         for ready in &ready {
             out.source_status(ready.source(), SourceStatus::Online);
             for name in ready.extractors() {
@@ -315,12 +341,11 @@ impl Pipeline {
             }
             None => (None, None),
         };
-        let counts = Arc::new(Counts::default());
         let events = Events {
             out,
             device: self.config.device_id().to_owned(),
             boot_id: wall::boot_id(),
-            problems: self.problems,
+            problems,
             app,
             open: HashMap::new(),
             on: HashMap::new(),
@@ -348,7 +373,7 @@ impl Pipeline {
         let mut running = Running {
             config: self.config,
             registry: self.registry,
-            out: Out::new(broker.publisher(), Print::Nothing),
+            out: Out::new(broker.publisher(), Print::Nothing).noting(&live),
             stopping: Stopping::new(self.stop.clone()),
             stop: self.stop,
             lines: Vec::new(),
@@ -364,8 +389,10 @@ impl Pipeline {
         if let Some(told) = self.on_started {
             told();
         }
+        live.running();
         let (_, requests) = self.requests;
         running.supervise(&events, &requests);
+        live.stopping();
         // Who still asks is told that nobody is there.
         drop((requests, own, stop_executor));
         running.stop_lines();
@@ -386,6 +413,8 @@ impl Pipeline {
         if let Some(thread) = app_thread {
             stopping.join("app", thread, |_| ());
         }
+        #[cfg(feature = "web")]
+        web.stop();
         let print = if kept { self.print } else { Print::Nothing };
         let out = Out::new(broker.publisher(), print);
         let undelivered = broker.finish(stopping.left());
@@ -451,6 +480,7 @@ impl Running {
                 let line = self.lines.remove(i);
                 self.finish(line);
             }
+            self.maker.live.look(Instant::now());
             if let Ok(request) = requests.recv_timeout(LOOK) {
                 self.answer(request);
             }
@@ -639,6 +669,7 @@ fn health_message(device: &str, problems: Vec<Problem>) -> Health {
             HealthState::Degraded
         },
         problems,
+        sources: Vec::new(),
         time: jiff::Timestamp::now().to_string(),
     }
 }

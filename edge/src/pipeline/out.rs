@@ -12,6 +12,7 @@ use visualpath_mqtt::{
 };
 
 use super::events::new_id;
+use super::live::Live;
 
 /// Form of what is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub enum Print {
 pub struct Out {
     publisher: Option<Arc<PublisherHandle>>,
     print: Print,
+    live: Option<Arc<Live>>,
     /// Numbers events when there is no publisher.
     stream: String,
     seq: u64,
@@ -39,13 +41,34 @@ impl Out {
         Self {
             publisher,
             print,
+            live: None,
             stream: new_id(),
             seq: 0,
         }
     }
 
+    /// Notes what is said in `live`, too.
+    #[must_use]
+    pub fn noting(mut self, live: &Arc<Live>) -> Self {
+        self.live = Some(Arc::clone(live));
+        self
+    }
+
     /// Keeps a trigger; it gets its `seq` here.
     pub fn trigger(
+        &mut self,
+        path: &Name,
+        id: String,
+        body: TriggerBody,
+    ) -> Result<TriggerPayload, PublisherError> {
+        let kept = self.keep(path, id, body);
+        if let (Some(live), Ok(payload)) = (&self.live, &kept) {
+            live.trigger(&payload.trigger);
+        }
+        kept
+    }
+
+    fn keep(
         &mut self,
         path: &Name,
         id: String,
@@ -93,16 +116,26 @@ impl Out {
 
     /// Sets an extractor's status.
     pub fn extractor_status(&self, source: &Name, extractor: &Name, status: ExtractorStatus) {
+        if let Some(live) = &self.live {
+            live.worker(source, extractor, status);
+        }
         self.retain(|p| p.extractor_status(source, extractor, status));
     }
 
-    /// Sets the retained `health`.
-    pub fn health(&self, health: &Health) {
-        self.retain(|p| p.health(health));
+    /// Sets the retained `health`, with the state of the rings.
+    pub fn health(&self, mut health: Health) {
+        if let Some(live) = &self.live {
+            live.problems(&health.problems);
+            health.sources = live.rings();
+        }
+        self.retain(|p| p.health(&health));
     }
 
     /// Sets the retained `info`.
     pub fn info(&self, info: &Info) {
+        if let Some(live) = &self.live {
+            live.models(&info.models);
+        }
         self.retain(|p| p.info(info));
     }
 

@@ -189,6 +189,9 @@ impl Running {
             let source = &line.shared.source;
             let capture = &line.stats.capture;
             tracing::info!(%source, ?capture, "status");
+            if let Some(ring) = line.shared.ring() {
+                tracing::info!(%source, ?ring, "status");
+            }
             for (extractor, lane) in line.stats.flow.lanes() {
                 tracing::info!(%source, %extractor, ?lane, "status");
             }

@@ -9,6 +9,7 @@ use visualpath_mqtt::Summary;
 use visualpath_mqtt::payload::{ClipCounts, SourceSummary};
 use visualpath_platform::Skip;
 
+use super::capture::CaptureStats;
 use super::events::Counts;
 use super::line::LineStats;
 
@@ -90,27 +91,35 @@ pub fn summary(parts: &Parts<'_>) -> Summary {
     }
 }
 
+/// Why an admitted frame may not reach its extractor.
+pub const DROPS: [DropReason; 4] = [
+    DropReason::QueueFull,
+    DropReason::WorkerHeld,
+    DropReason::Stopping,
+    DropReason::Dependency,
+];
+
+/// Pictures lost before any extractor, by reason.
+pub fn capture_drops(capture: &CaptureStats) -> [(&'static str, u64); 6] {
+    [
+        ("pool_exhausted", read(&capture.pool_exhausted)),
+        ("undecodable", read(&capture.undecodable)),
+        ("driver_error", read(&capture.driver_error)),
+        ("missed", read(&capture.missed)),
+        ("disconnected", read(&capture.disconnected)),
+        ("path_busy", read(&capture.path_busy)),
+    ]
+}
+
 /// Adds one line's numbers to those of its source (a source that was restarted had several lines).
 fn source(line: &LineStats, sum: &mut SourceSummary) {
     let capture = &line.capture;
     sum.frames += read(&capture.frames);
-    for (reason, n) in [
-        ("pool_exhausted", &capture.pool_exhausted),
-        ("undecodable", &capture.undecodable),
-        ("driver_error", &capture.driver_error),
-        ("missed", &capture.missed),
-        ("disconnected", &capture.disconnected),
-        ("path_busy", &capture.path_busy),
-    ] {
-        add(&mut sum.dropped, reason, read(n));
+    for (reason, n) in capture_drops(capture) {
+        add(&mut sum.dropped, reason, n);
     }
     for (name, lane) in line.flow.lanes() {
-        for reason in [
-            DropReason::QueueFull,
-            DropReason::WorkerHeld,
-            DropReason::Stopping,
-            DropReason::Dependency,
-        ] {
+        for reason in DROPS {
             add(
                 &mut sum.dropped,
                 reason.as_str(),

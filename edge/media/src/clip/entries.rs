@@ -229,6 +229,34 @@ impl ClipStore {
         Ok(())
     }
 
+    /// The file of a finished clip; `None` if there is none. Reads one sidecar, as a rule.
+    pub fn file_of(&self, id: &str) -> Option<PathBuf> {
+        // A name ends with the last digits of its first id, or those and a number.
+        let digits = format!("_{}", id.get(id.len().saturating_sub(8)..)?);
+        let kept = self.kept();
+        let (known, unknown): (Vec<_>, Vec<_>) = kept
+            .clips
+            .iter()
+            .partition(|(_, clip)| !clip.ids.is_empty());
+        let known = known
+            .into_iter()
+            .filter(|(_, c)| c.ids.iter().any(|i| i == id));
+        let (likely, others): (Vec<_>, Vec<_>) = unknown
+            .into_iter()
+            .partition(|(stem, _)| stem.contains(&digits));
+        let stems: Vec<String> = known
+            .chain(likely)
+            .chain(others)
+            .map(|(stem, _)| stem.clone())
+            .collect();
+        drop(kept);
+        stems.iter().find_map(|stem| {
+            let all = self.sidecars(stem);
+            let is_of = all.iter().any(|(asked, _)| asked.request.id == id);
+            is_of.then(|| self.root.join(format!("{stem}.mp4")))
+        })
+    }
+
     fn find(&self, id: &str) -> Result<String, StoreError> {
         let entries = self.entries()?;
         let file = entries

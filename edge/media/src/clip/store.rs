@@ -361,6 +361,11 @@ impl ClipStore {
         self.kept().bytes
     }
 
+    /// How many finished clips there are.
+    pub fn clip_count(&self) -> u64 {
+        self.kept().clips.len() as u64
+    }
+
     /// Finished clips, oldest first, as `YYYY-MM-DD/name` without ending.
     pub fn clips(&self) -> Vec<String> {
         self.kept().clips.keys().cloned().collect()

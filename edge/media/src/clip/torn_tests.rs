@@ -594,8 +594,9 @@ fn a_range_that_was_over_when_the_power_went_ends_where_it_ended() {
     again.told(&u.result.id);
     store(&cut, 1 << 30).take_over_with(cut.index());
     let text = cut.bytes(&json).unwrap();
-    let (asked, result) = super::finish::read_sidecar(&text).unwrap().remove(0);
-    check(&result);
+    let all = super::finish::read_sidecar(&text).unwrap();
+    let (asked, result) = &all[0];
+    check(result);
     assert_eq!(asked.request.best_ns, best_ns);
 }
 
@@ -622,6 +623,13 @@ fn what_an_earlier_version_wrote_of_a_request_is_read_and_the_index_corrects_its
     index.set_end(&id, 7, Some(-8)).unwrap();
     index.set_end(&id, 9, None).unwrap();
     assert_eq!(ends(index), (9, Some(-8)));
+    // Who joins it to a clip has it as it was asked for; its end stays known.
+    let joined = asked.clone().into_file_of("another");
+    index.join(&joined).unwrap();
+    assert_eq!(ends(index), (9, Some(-8)));
+    assert_eq!(index.rows().unwrap()[0].asked.host(), "another");
+    index.join(&asked).unwrap();
+    assert_eq!(index.rows().unwrap()[0].asked.host(), id);
     // What has its result stays what it was.
     let result = failed(asked.request.clone(), source(), &"no picture");
     index.finish(&asked, &result).unwrap();

@@ -55,6 +55,8 @@ label = "moves"
 when = "motion.score > 0.05"
 cooldown_ms = 500
 clip = false
+[web]
+listen = "off"
 [mqtt]
 url = "mqtt://{broker}"
 "#
