@@ -156,8 +156,11 @@ fn header(head: &[u8], left: u64) -> Option<([u8; 4], u64, u64)> {
     (size >= header).then_some((kind, header, size))
 }
 
-/// The boxes inside a box: type, where in the file the content begins, content.
-fn inside(at: u64, content: &[u8]) -> Result<Vec<([u8; 4], u64, &[u8])>, ClipFault> {
+/// Type, where in the file the content begins, content.
+type Inner<'a> = ([u8; 4], u64, &'a [u8]);
+
+/// The boxes inside a box.
+fn inside(at: u64, content: &[u8]) -> Result<Vec<Inner<'_>>, ClipFault> {
     let mut out = Vec::new();
     let mut from = 0;
     while let Some(rest) = content.get(from..).filter(|r| !r.is_empty()) {
@@ -279,6 +282,7 @@ fn track(at: u64, stbl: &[u8], media: &[(u64, u64)]) -> Result<u64, ClipFault> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small files")]
 mod tests {
     use std::io::Cursor;
     use std::sync::Arc;

@@ -25,12 +25,12 @@ pub enum AskError {
         "{0} takes any free port, which only the running appliance knows: name the port that its \
          first line says (mqtt://127.0.0.1:PORT)"
     )]
-    Embedded(BrokerUrl),
+    Embedded(Box<BrokerUrl>),
     /// Nobody answers there.
     #[error("{url}: the broker can't be reached: {reason}")]
     Unreachable {
         /// The broker.
-        url: BrokerUrl,
+        url: Box<BrokerUrl>,
         /// What the system or the client said.
         reason: String,
     },
@@ -38,7 +38,7 @@ pub enum AskError {
     #[error("{url}: the broker refuses the connection: {code:?}")]
     Refused {
         /// The broker.
-        url: BrokerUrl,
+        url: Box<BrokerUrl>,
         /// Its answer (MQTT 3.1.1, 3.2.2.3).
         code: ConnectReturnCode,
     },
@@ -46,7 +46,7 @@ pub enum AskError {
     #[error("{url}: the broker does not let this client read `{topic}` (its access rules)")]
     Subscribe {
         /// The broker.
-        url: BrokerUrl,
+        url: Box<BrokerUrl>,
         /// Where answers come.
         topic: String,
     },
@@ -54,7 +54,7 @@ pub enum AskError {
     #[error("the appliance `{device}` is offline: the broker {url} says so at `{topic}`")]
     Offline {
         /// The broker.
-        url: BrokerUrl,
+        url: Box<BrokerUrl>,
         /// Who was asked.
         device: String,
         /// Where.
@@ -67,7 +67,7 @@ pub enum AskError {
     )]
     NoAnswer {
         /// The broker.
-        url: BrokerUrl,
+        url: Box<BrokerUrl>,
         /// Who was asked.
         device: String,
         /// How long it was waited for.
@@ -103,7 +103,7 @@ pub fn ask(
     limit: Duration,
 ) -> Result<Value, AskError> {
     if options.url.scheme == Scheme::Embedded && options.url.port == 0 {
-        return Err(AskError::Embedded(options.url.clone()));
+        return Err(AskError::Embedded(Box::new(options.url.clone())));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -118,7 +118,7 @@ pub fn ask(
 }
 
 fn no_answer(options: &MqttOptions, limit: Duration, seen: &Seen) -> AskError {
-    let url = options.url.clone();
+    let url = Box::new(options.url.clone());
     if !seen.connected {
         let reason = format!("no answer within {} s", limit.as_secs_f32());
         return AskError::Unreachable { url, reason };
@@ -142,7 +142,7 @@ async fn answer(
     limit: Duration,
     seen: &mut Seen,
 ) -> Result<Value, AskError> {
-    let url = || options.url.clone();
+    let url = || Box::new(options.url.clone());
     let topics = &options.topics;
     let (to, from, status) = (topics.command(), topics.command_response(), topics.status());
     let id = CommandId::new();
@@ -160,7 +160,7 @@ async fn answer(
     network.set_connection_timeout(limit.as_secs().max(1));
     event_loop.set_network_options(network);
     let failed = |e: rumqttc::ClientError| AskError::Unreachable {
-        url: options.url.clone(),
+        url: Box::new(options.url.clone()),
         reason: e.to_string(),
     };
     loop {
