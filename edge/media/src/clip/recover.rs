@@ -203,10 +203,6 @@ impl ClipStore {
         self.read_sidecar(stem).ok().flatten().unwrap_or_default()
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "one row, and those that share its file"
-    )]
     fn read_sidecar(&self, stem: &str) -> Result<Option<Vec<(Asked, ClipResult)>>, StoreError> {
         let path = self.root.join(format!("{stem}.json"));
         let file = match self.disk.open(&path) {
