@@ -1,5 +1,7 @@
 //! The clips there are, as `visualpath clip list` and the command `clip_list` show them.
 
+use std::collections::HashSet;
+
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -163,6 +165,9 @@ pub struct ClipItem {
     pub file: Option<String>,
     /// Size of the file.
     pub bytes: u64,
+    /// The clip whose file it is in (`clip.merge`); `null` if its own. What is done to the file is done to
+    /// all clips in it.
+    pub merged_into: Option<String>,
     /// It was cut off by a crash and ends with what was on the disk.
     pub partial: bool,
     /// It is not deleted for room.
@@ -195,6 +200,7 @@ impl From<&ClipEntry> for ClipItem {
             codec: ready.and_then(|r| crate::pipeline::word(&r.codec)),
             file: entry.file.clone(),
             bytes: entry.bytes,
+            merged_into: entry.merged_into.clone(),
             partial: ready.is_some_and(|r| r.partial),
             pinned: entry.is_pinned,
             reason,
@@ -209,7 +215,7 @@ pub struct ClipList {
     pub clips: Vec<ClipItem>,
     /// How many there are that match.
     pub total: usize,
-    /// Their bytes.
+    /// Bytes of their files.
     pub bytes: u64,
 }
 
@@ -221,10 +227,26 @@ impl ClipList {
         let skip = total.saturating_sub(filter.limit.unwrap_or(usize::MAX));
         Self {
             total,
-            bytes: matching.iter().map(|e| e.bytes).sum(),
+            bytes: bytes(&matching),
             clips: matching.into_iter().skip(skip).map(Into::into).collect(),
         }
     }
+}
+
+/// Of all files; clips that were merged share one.
+fn bytes(entries: &[&ClipEntry]) -> u64 {
+    let mut counted: HashSet<&str> = HashSet::new();
+    let mut bytes = 0;
+    for entry in entries {
+        if entry
+            .file
+            .as_deref()
+            .is_none_or(|file| counted.insert(file))
+        {
+            bytes += entry.bytes;
+        }
+    }
+    bytes
 }
 
 impl ClipFilter {

@@ -14,6 +14,8 @@ use crate::command::{CommandError, CommandId, CommandPayload, CommandResponse};
 use crate::publisher::{MAX_PACKET, MqttOptions, OFFLINE};
 use crate::url::{BrokerUrl, Scheme};
 
+/// How long connecting may take, however long the answer may.
+const CONNECT_S: u64 = 20;
 /// How long a DISCONNECT may take to leave.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -157,7 +159,7 @@ async fn answer(
         .capacity(4)
         .build();
     let mut network = event_loop.network_options();
-    network.set_connection_timeout(limit.as_secs().max(1));
+    network.set_connection_timeout(limit.as_secs().clamp(1, CONNECT_S));
     event_loop.set_network_options(network);
     let failed = |e: rumqttc::ClientError| AskError::Unreachable {
         url: Box::new(options.url.clone()),

@@ -30,7 +30,7 @@ use crate::topics::Topics;
 pub const MAX_COMMAND: usize = 16 << 10;
 /// Longest id in bytes.
 const MAX_ID: usize = 128;
-/// Ids remembered; more commands than this are never under way.
+/// Ids remembered, beside those of commands that are under way.
 const RECENT: usize = 128;
 /// Bytes of answers remembered for a repeated id.
 const RECENT_BYTES: usize = 512 << 10;
@@ -424,9 +424,20 @@ impl Recent {
     }
 
     fn trim(&mut self) {
-        while self.ids.len() > RECENT || (self.bytes > RECENT_BYTES && self.ids.len() > 1) {
-            if let Some((_, Known::Answered(bytes))) = self.ids.pop_front() {
-                self.bytes = self.bytes.saturating_sub(bytes.len());
+        // One that is under way must not be executed a second time: whoever executes bounds them.
+        let is_answered = |(_, known): &(CommandId, Known)| matches!(known, Known::Answered(_));
+        while self.ids.len() > RECENT || self.bytes > RECENT_BYTES {
+            let newest = self.ids.len().saturating_sub(1);
+            let oldest = self
+                .ids
+                .iter()
+                .position(is_answered)
+                .filter(|at| *at < newest);
+            match oldest.and_then(|at| self.ids.remove(at)) {
+                Some((_, Known::Answered(bytes))) => {
+                    self.bytes = self.bytes.saturating_sub(bytes.len());
+                }
+                _ => return,
             }
         }
     }

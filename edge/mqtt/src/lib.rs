@@ -21,6 +21,7 @@ pub mod ask;
 #[cfg(feature = "embedded")]
 pub mod broker;
 pub mod command;
+mod hearing;
 mod link;
 pub mod outbox;
 pub mod payload;

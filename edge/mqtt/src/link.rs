@@ -28,8 +28,9 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
+use crate::hearing::{Hearing, Next};
 use crate::outbox::{OutboxError, Pending, Position};
-use crate::publisher::{MAX_PACKET, MqttOptions, OFFLINE, ONLINE, Shared, lock};
+use crate::publisher::{MAX_PACKET, MAX_READ, MqttOptions, OFFLINE, ONLINE, Shared, lock};
 use crate::topics::Topic;
 
 /// Retained values in flight at most; events have their own limit.
@@ -100,6 +101,8 @@ pub(crate) struct Link<'a> {
     cursor: Position,
     /// Version of the last retained value given to the client.
     retained: u64,
+    /// About commands.
+    next: Next,
     was_up: bool,
     delivered: bool,
 }
@@ -130,6 +133,7 @@ async fn pump(
             }
             Ok(Event::Incoming(Packet::Publish(p))) => {
                 if let (Some(inbox), Ok(topic)) = (&shared.inbox, str::from_utf8(&p.topic)) {
+                    lock(&shared.hearing).well();
                     let answer = lock(inbox).take(topic, &p.payload, p.retain);
                     if let Some(answer) = answer {
                         shared.answer(answer);
@@ -175,6 +179,7 @@ impl<'a> Link<'a> {
             answers: VecDeque::new(),
             cursor: Position::START,
             retained: 0,
+            next: Next::Nothing,
             was_up: false,
             delivered: false,
         };
@@ -197,6 +202,14 @@ impl<'a> Link<'a> {
     }
 
     fn loss(&self, error: LinkError, oldest: Option<Position>) -> Ended {
+        if lock(&self.shared.hearing).lost(self.next) {
+            tracing::error!(
+                broker = %self.options.url,
+                "connection after connection is lost after subscribing to `cmd`: commands are not \
+                 heard for a while. Remove a retained message there, let this client read `cmd` \
+                 and `cmd/+`, or set mqtt.commands = []"
+            );
+        }
         Ended::Lost(Loss {
             error,
             was_up: self.was_up,
@@ -238,13 +251,19 @@ impl<'a> Link<'a> {
             ONLINE.into(),
             true,
         )?;
-        self.subscribe()?;
+        if self.shared.inbox.is_some() {
+            let now = Instant::now();
+            self.next = lock(&self.shared.hearing).begin(now);
+            if self.next == Next::Subscribe(now) {
+                self.subscribe()?;
+            }
+        }
         Ok(true)
     }
 
     /// Each connection begins with nothing, so each subscribes. What is asked while there is no
     /// connection is never heard: an old command must not be executed later.
-    fn subscribe(&self) -> Result<(), LinkError> {
+    fn subscribe(&mut self) -> Result<(), LinkError> {
         let Some(inbox) = &self.shared.inbox else {
             return Ok(());
         };
@@ -252,7 +271,22 @@ impl<'a> Link<'a> {
         let filters = filters.map(|f| SubscribeFilter::new(f, QoS::AtLeastOnce));
         self.client
             .try_subscribe_many(filters)
-            .map_err(|e| LinkError::Client(e.to_string()))
+            .map_err(|e| LinkError::Client(e.to_string()))?;
+        self.next = Hearing::subscribed(Instant::now());
+        Ok(())
+    }
+
+    /// What was to be done about commands by now.
+    fn do_next(&mut self) -> Result<(), LinkError> {
+        match self.next {
+            Next::Subscribe(_) => self.subscribe()?,
+            Next::Well(_) => {
+                lock(&self.shared.hearing).well();
+                self.next = Next::Nothing;
+            }
+            Next::Nothing => {}
+        }
+        Ok(())
     }
 
     async fn publish(&mut self) -> Result<Ended, LinkError> {
@@ -284,6 +318,7 @@ impl<'a> Link<'a> {
                 },
                 ended = &mut self.pump.0 => return Err(pump_error(ended)),
                 () = until(stop) => return Ok(Ended::OutOfTime),
+                () = until(self.next.at()) => self.do_next()?,
                 () = self.shared.wake.notified() => {}
             }
         }
@@ -427,7 +462,7 @@ fn client_options(options: &MqttOptions) -> rumqttc::MqttOptions {
     // Every connection begins with nothing: the outbox sends again what was not acknowledged.
     o.set_clean_session(true)
         .set_keep_alive(options.keep_alive_s.max(1))
-        .set_max_packet_size(MAX_PACKET, MAX_PACKET)
+        .set_max_packet_size(MAX_READ, MAX_PACKET)
         .set_inflight(u16::try_from(channel_capacity(options)).unwrap_or(u16::MAX))
         .set_last_will(LastWill::new(
             options.topics.status().as_str(),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use visualpath_core::{Clock, NS_PER_S, Name};
 
 use crate::command::{Answers, CommandOptions, CommandResponse, Inbox};
+use crate::hearing::Hearing;
 use crate::link::{Ended, Link, LinkError, Loss, until};
 use crate::outbox::OutboxLimits;
 use crate::outbox::{EventKind, MemoryOutbox, NewEvent, Outbox, OutboxError, Position, new_id};
@@ -33,6 +34,9 @@ pub(crate) const OFFLINE: &str = "offline";
 pub const MAX_MESSAGE: usize = 256 << 10;
 /// Largest MQTT packet: a message, its topic and headers.
 pub(crate) const MAX_PACKET: usize = MAX_MESSAGE + (8 << 10);
+/// Largest packet that is read. Anybody may publish at `cmd`: what is too large for a command is
+/// refused with an answer, and only what would take the memory ends the connection.
+pub(crate) const MAX_READ: usize = 8 << 20;
 /// Retained topics at most; a device has a few per source, extractor and label.
 const MAX_RETAINED: usize = 1024;
 /// An absent broker is reported this often at most.
@@ -153,6 +157,7 @@ pub(crate) struct Shared {
     /// Takes commands, if anybody executes them.
     pub inbox: Option<Mutex<Inbox>>,
     pub answers: Mutex<Answers>,
+    pub hearing: Mutex<Hearing>,
     /// Something changed: an event, a retained value, an answer, `stop`.
     pub wake: Notify,
     pub connected: AtomicBool,
@@ -253,6 +258,7 @@ impl Publisher {
             retained: Mutex::default(),
             inbox: inbox.map(Mutex::new),
             answers: Mutex::default(),
+            hearing: Mutex::default(),
             wake: Notify::new(),
             connected: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
@@ -426,6 +432,12 @@ impl PublisherHandle {
     /// Whether a broker has accepted the present connection.
     pub fn connected(&self) -> bool {
         self.shared.connected.load(Ordering::SeqCst)
+    }
+
+    /// Whether commands are not heard for a while, because hearing them has cost connection after
+    /// connection.
+    pub fn is_deaf(&self) -> bool {
+        self.shared.inbox.is_some() && lock(&self.shared.hearing).is_off()
     }
 
     /// Messages not yet acknowledged; a gap is one.

@@ -238,3 +238,29 @@ fn a_command_is_executed_and_answered_over_the_embedded_broker() {
     );
     while answers.next().json()["id"] != json!(2) {}
 }
+
+/// A broker holds a retained message that is larger than the client takes: each subscription ends the
+/// connection.
+#[test]
+fn a_message_that_no_client_takes_silences_commands_and_not_the_events() {
+    let broker = Mosquitto::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(9 << 20).unwrap();
+    let status = Process::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1"])
+        .args(["-r", "-t", &format!("{CMD}/clip"), "-f"])
+        .arg(file.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut options = options(broker.port);
+    options.backoff_min = Duration::from_millis(10);
+    options.backoff_max = Duration::from_millis(100);
+    let (publisher, _commands) = start(options, 8);
+    eventually("it is deaf", || publisher.is_deaf());
+    let triggers = Subscriber::new(broker.port, "visualpath/dock-3/path/+/trigger");
+    fire(&publisher, 1);
+    triggers.next();
+    eventually("delivered", || publisher.pending() == 0);
+    assert!(publisher.connected() && publisher.is_deaf());
+}

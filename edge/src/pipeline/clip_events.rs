@@ -21,6 +21,10 @@ use super::line::LineShared;
 use super::problem;
 use crate::commands::{Answer, ClipAccepted, Outcome};
 
+/// Clips of a source that commands asked for and that are being written, at most: they share the disk, the quota
+/// and the places of a source with those that triggers ask for.
+const MOST_COMMANDED: usize = 4;
+
 /// A clip that a command asks for.
 pub struct Cut {
     /// The source.
@@ -49,6 +53,17 @@ impl Events {
             let message = format!("source `{}` keeps no video", line.source);
             return answer.give(Err(CommandError::new("no_ring", message)));
         };
+        let source = line.source.as_str();
+        let of_commands = self.asked.iter().filter(|(id, (_, body))| {
+            body.source == source && self.commanded.contains_key(id.as_str())
+        });
+        if of_commands.count() >= MOST_COMMANDED {
+            let message = format!(
+                "{MOST_COMMANDED} clips of `{source}` that commands asked for are being written: \
+                 try again later"
+            );
+            return answer.give(Err(CommandError::new("busy", message)));
+        }
         // Whoever is told its id has it answered for, also by the next process.
         evidence.announce(&request);
         let body = ClipBody::asked(
@@ -64,8 +79,9 @@ impl Events {
         self.asked
             .insert(request.id.clone(), (request.path.clone(), body));
         if wait {
-            self.waiting.insert(request.id.clone(), answer);
+            self.commanded.insert(request.id.clone(), Some(answer));
         } else {
+            self.commanded.insert(request.id.clone(), None);
             let failed = |e: serde_json::Error| CommandError::new("failed", e.to_string());
             answer.give(serde_json::to_value(&accepted).map_err(failed));
         }
@@ -149,6 +165,25 @@ impl Events {
         }
     }
 
+    /// A broker that drops whoever wants to hear commands.
+    pub(super) fn look_at_commands(&mut self) {
+        const CODE: &str = "commands_off";
+        match (
+            self.out.is_deaf(),
+            self.problems.iter().any(|p| p.code == CODE),
+        ) {
+            (true, false) => {
+                let detail = "connection after connection is lost after subscribing to `cmd`: \
+                              commands are not heard for a while";
+                let advice = "remove a retained message there, let this client read `cmd` and \
+                              `cmd/+` (broker's access rules), or set mqtt.commands = []";
+                self.problem(problem(CODE, "mqtt", detail, advice));
+            }
+            (false, true) => self.solved(CODE, "mqtt"),
+            _ => {}
+        }
+    }
+
     /// A store that keeps no clips any more, or can't keep its books.
     pub(super) fn look_at_store(&mut self) {
         const CODE: &str = "clip_store";
@@ -214,12 +249,13 @@ impl Events {
         };
         count.fetch_add(1, Ordering::Relaxed);
         self.trace_clip(path, id, &body);
+        let answer = self.commanded.remove(id).flatten();
         match self.out.clip(path, id, body) {
             Ok(payload) => {
                 if let Some(app) = &self.app {
                     app.clip(&payload);
                 }
-                if let Some(answer) = self.waiting.remove(id) {
+                if let Some(answer) = answer {
                     answer.give(outcome(&payload));
                 }
                 self.out.print(&Line::Clip(payload));
@@ -229,6 +265,10 @@ impl Events {
             }
             Err(e) => {
                 tracing::error!(clip = id, error = %e, "clip message lost: the outbox refused it");
+                if let Some(answer) = answer {
+                    let message = format!("clip {id}: its message was refused: {e}");
+                    answer.give(Err(CommandError::new("failed", message)));
+                }
                 self.refused();
             }
         }
@@ -239,7 +279,7 @@ impl Events {
             self.clip(result);
         }
         // Whoever waits for one that did not make it hears that the appliance stops.
-        self.waiting.clear();
+        self.commanded.clear();
         let is_answered_later = self.store.get().is_some_and(|c| c.store.has_index());
         for (id, (path, body)) in std::mem::take(&mut self.asked) {
             if is_answered_later {

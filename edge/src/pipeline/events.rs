@@ -146,8 +146,8 @@ pub struct Events {
     pub on: HashMap<(Name, Name), Vec<Name>>,
     /// Clips asked for, by id, with their path and what is known of them.
     pub asked: HashMap<String, (Name, ClipBody)>,
-    /// Who waits for one of them, by its id.
-    pub waiting: HashMap<String, Answer>,
+    /// Those of them that commands asked for, by id, and who waits for it.
+    pub commanded: HashMap<String, Option<Answer>>,
     /// Where clips are kept, once there are some.
     pub store: Arc<OnceLock<Clips>>,
     /// Where trace records go.
@@ -201,6 +201,7 @@ impl Events {
                 self.look_at_rings();
                 self.look_at_sinks();
                 self.look_at_store();
+                self.look_at_commands();
                 looked = Instant::now();
             }
         }

@@ -52,7 +52,7 @@ fn events(counts: &Arc<Counts>, app: Option<App>) -> Events {
         open: HashMap::new(),
         on: HashMap::new(),
         asked: HashMap::new(),
-        waiting: HashMap::new(),
+        commanded: HashMap::new(),
         store: Arc::default(),
         hub: Arc::new(ObservabilityHub::new(Level::Off)),
         sink_losses: HashMap::new(),

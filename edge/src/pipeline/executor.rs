@@ -5,16 +5,16 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, never, select};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use visualpath_core::{NS_PER_MS, NS_PER_S, Name, nearest};
 use visualpath_media::clip::{ClipEntry, ClipRequest, ClipStore, EntryState, StoreError};
-use visualpath_mqtt::{Command, CommandError, CommandResponse, PublisherHandle};
+use visualpath_mqtt::{Command, CommandError, CommandId, CommandResponse, PublisherHandle};
 
 use super::clip_events::Cut;
-use super::events::{Event, new_id};
+use super::events::new_id;
 use super::evidence::Clips;
 use super::line::LineShared;
 use super::sink::ToEvents;
@@ -69,30 +69,39 @@ fn failed(e: &StoreError) -> CommandError {
 impl Executor {
     /// Until nobody holds the other end of `stop`.
     pub fn run(self, mqtt: &Receiver<Command>, asked: &Receiver<Asked>, stop: &Receiver<()>) {
+        let (mut over_mqtt, mut from_here) = (mqtt.clone(), asked.clone());
         loop {
             select! {
-                recv(mqtt) -> command => match command {
+                recv(over_mqtt) -> command => match command {
                     Ok(command) => self.over_mqtt(command),
-                    Err(_) => return,
+                    // No broker, or nothing allowed over it.
+                    Err(_) => over_mqtt = never(),
                 },
-                recv(asked) -> asked => match asked {
+                recv(from_here) -> asked => match asked {
                     Ok(Asked { verb, args, answer }) => self.execute(&verb, args, answer),
-                    Err(_) => return,
+                    Err(_) => from_here = never(),
                 },
-                recv(stop) -> _ => return,
+                recv(stop) -> _ => break,
             }
+        }
+        // Whoever came just before is answered too; what comes from here on finds nobody.
+        for command in mqtt.try_iter() {
+            drop(self.answer_to(command.id));
         }
     }
 
     fn over_mqtt(&self, command: Command) {
         let Command { id, verb, args } = command;
+        self.execute(&verb, args, self.answer_to(id));
+    }
+
+    fn answer_to(&self, id: CommandId) -> Answer {
         let publisher = self.publisher.clone();
-        let answer = Answer::new(move |outcome: Outcome| {
+        Answer::new(move |outcome: Outcome| {
             if let Some(publisher) = publisher {
                 publisher.respond(&CommandResponse::new(Some(id), outcome));
             }
-        });
-        self.execute(&verb, args, answer);
+        })
     }
 
     fn execute(&self, verb: &str, args: Map<String, Value>, answer: Answer) {
@@ -121,13 +130,13 @@ impl Executor {
             Ok((line, request, accepted, args.wait))
         });
         match wanted {
-            Ok((line, request, accepted, wait)) => self.events.send(Event::Cut(Box::new(Cut {
+            Ok((line, request, accepted, wait)) => self.events.cut(Cut {
                 line,
                 request,
                 accepted,
                 wait,
                 answer,
-            }))),
+            }),
             Err(e) => answer.give(Err(e)),
         }
     }

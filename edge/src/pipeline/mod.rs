@@ -350,7 +350,7 @@ impl Pipeline {
             open: HashMap::new(),
             on: HashMap::new(),
             asked: HashMap::new(),
-            waiting: HashMap::new(),
+            commanded: HashMap::new(),
             store: Arc::clone(&maker.store),
             walls: Arc::clone(&maker.walls),
             hub: Arc::clone(&hub),
@@ -404,8 +404,9 @@ impl Pipeline {
             stop,
             ..
         } = running;
-        maker.events.end(stopping.left());
+        // Nothing may be asked of the events thread after its end.
         stopping.join("commands", executor, |_| ());
+        maker.events.end(stopping.left());
         let asked_to_stop = stop.is_set();
         // An events thread that ends late ends the process late, but not for ever.
         stop.stop();

@@ -109,6 +109,11 @@ impl Out {
         })
     }
 
+    /// Whether commands over MQTT are not heard for a while.
+    pub fn is_deaf(&self) -> bool {
+        self.publisher.as_ref().is_some_and(|p| p.is_deaf())
+    }
+
     /// Sets `path/<path>/state/<label>`.
     pub fn state(&self, path: &Name, label: &Name, on: bool) {
         self.retain(|p| p.state(path, label, on));

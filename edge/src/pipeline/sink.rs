@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender};
 use visualpath_core::{Aligned, FusionInput, FusionResult, Name, Outcome};
+use visualpath_mqtt::CommandError;
 use visualpath_mqtt::payload::Problem;
 use visualpath_platform::{Lateness, PathSink, Times};
 
+use super::clip_events::Cut;
 use super::events::Event;
 use super::line::LineShared;
 
@@ -78,6 +80,18 @@ impl ToEvents {
             source: source.clone(),
             online,
         });
+    }
+
+    /// A command asks for a clip; if the events thread has no time for it, it is answered so.
+    pub(super) fn cut(&self, cut: Cut) {
+        let patience = self.patience.unwrap_or(PATIENCE);
+        let event = Event::Cut(Box::new(cut));
+        if let Err(SendTimeoutError::Timeout(Event::Cut(cut))) =
+            self.events.send_timeout(event, patience)
+        {
+            let message = "the events thread does not keep up: try again later";
+            cut.answer.give(Err(CommandError::new("busy", message)));
+        }
     }
 
     pub(super) fn send(&self, event: Event) {
