@@ -14,6 +14,8 @@
 //!   changed, the disk was full), or before its start, or is lost altogether, that request gets a
 //!   clip of its own after all.
 //!
+//! What no trigger asks for (a command's clip has no trigger id) is not joined, and nothing to it.
+//!
 //! **After a crash.** That a request is joined is in its row of the index before it is; the file's
 //! note knows only the first. The finished file's sidecar has them all.
 
@@ -54,7 +56,10 @@ impl Merging {
         let fits = until_ns.saturating_sub(start_ns) <= self.max_ns;
         let begins_ns = clip.begins_ns().map_or(start_ns, |t| t.max(start_ns));
         let is_shown = begins_ns <= request.event_ns;
-        is_valid && touches && fits && is_shown && clip.joined.len() < MOST_JOINED
+        // Who asks by a command wants to have it, and perhaps to delete it, for itself.
+        let by_triggers = !request.trigger_id.is_empty() && !clip.request.trigger_id.is_empty();
+        let has_room = clip.joined.len() < MOST_JOINED;
+        by_triggers && is_valid && touches && fits && is_shown && has_room
     }
 }
 

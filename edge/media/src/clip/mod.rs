@@ -61,7 +61,7 @@ pub const CLIP_SCHEMA: &str = "visualpath.clip/1";
 pub struct ClipRequest {
     /// The clip's id, a UUID as text; unique.
     pub id: String,
-    /// The trigger's id.
+    /// The trigger's id; empty if a command asks for it.
     pub trigger_id: String,
     /// The path whose fusion fired.
     pub path: Name,
