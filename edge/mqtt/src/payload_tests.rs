@@ -116,6 +116,7 @@ fn a_schema_refuses_a_document_with_any_required_field_missing_or_retyped() {
         "clip",
         "file",
         "merged_into",
+        "short_pre_reason",
         "end_reason",
         "codec",
         "sha256",
