@@ -10,18 +10,19 @@ use crate::api::ApiError;
 /// The HTTP status of an error code.
 pub fn status_of(code: &str) -> StatusCode {
     match code {
-        "bad_args" | "bad_request" => StatusCode::BAD_REQUEST,
+        "bad_args" | "bad_request" | "unknown_verb" => StatusCode::BAD_REQUEST,
         "unauthorized" => StatusCode::UNAUTHORIZED,
         "not_allowed" | "bad_host" | "bad_origin" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_clip" | "unknown_source" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "too_slow" => StatusCode::REQUEST_TIMEOUT,
-        "no_ring" => StatusCode::CONFLICT,
+        "no_ring" | "pinned" => StatusCode::CONFLICT,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "bad_content_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "bad_range" => StatusCode::RANGE_NOT_SATISFIABLE,
         "busy" | "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" => StatusCode::GATEWAY_TIMEOUT,
+        // `failed`, `clip_failed`, and what nobody has named here yet.
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -66,5 +67,42 @@ impl IntoResponse for Refusal {
             answer.headers_mut().insert(name, value);
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command may end with: `docs/reference/mqtt.md`, "Commands".
+    const OF_COMMANDS: [&str; 10] = [
+        "bad_args",
+        "unknown_source",
+        "no_ring",
+        "clip_failed",
+        "unknown_clip",
+        "pinned",
+        "failed",
+        "busy",
+        "stopping",
+        "timeout",
+    ];
+
+    #[test]
+    fn the_reference_page_says_the_status_of_every_code() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/http.md");
+        let page = std::fs::read_to_string(page).unwrap_or_default();
+        let rows = page.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let code = cells.next()?.strip_suffix('`')?;
+            Some((code, cells.next()?.parse::<u16>().ok()?))
+        });
+        let rows: std::collections::BTreeMap<&str, u16> = rows.collect();
+        for (code, status) in &rows {
+            assert_eq!(status_of(code).as_u16(), *status, "{code}");
+        }
+        for code in OF_COMMANDS {
+            assert!(rows.contains_key(code), "`{code}` is not in http.md");
+        }
     }
 }

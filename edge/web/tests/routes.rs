@@ -130,6 +130,8 @@ fn the_code_of_an_error_decides_the_status() {
         ("unknown_clip", 404),
         ("unknown_source", 404),
         ("no_ring", 409),
+        ("pinned", 409),
+        ("unknown_verb", 400),
         ("clip_failed", 500),
         ("failed", 500),
         ("whatever_comes", 500),
