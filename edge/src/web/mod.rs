@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
+use visualpath_media::clip::{ClipState, ClipStore};
+use visualpath_media::encode::Codec;
 use visualpath_mqtt::payload::Problem;
 use visualpath_web::{
     Answer, Api, ApiError, Readiness, StartError as WebError, Stopped, Token, WebOptions, WebServer,
@@ -161,7 +163,29 @@ impl Api for Face {
     }
 
     fn clip_file(&self, id: &str) -> Option<PathBuf> {
-        self.live.clips()?.store.file_of(id)
+        self.clips()?.file_of(id)
+    }
+
+    fn is_h264(&self, id: &str) -> bool {
+        let entries = self.clips().map(ClipStore::entries);
+        let entries = entries.unwrap_or(Ok(Vec::new())).unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "HTTP can't tell how a clip is coded");
+            Vec::new()
+        });
+        let entry = entries.into_iter().find(|entry| entry.id == id);
+        match entry.and_then(|entry| entry.result).map(|r| r.state) {
+            Some(ClipState::Ready(ready)) => ready.codec == Codec::H264,
+            _ => false,
+        }
+    }
+}
+
+impl Face {
+    fn clips(&self) -> Option<&ClipStore> {
+        let clips = self.live.clips();
+        clips
+            .inspect_err(|e| tracing::warn!(error = %e, "HTTP gives no clips"))
+            .ok()
     }
 }
 

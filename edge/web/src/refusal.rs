@@ -13,7 +13,7 @@ pub fn status_of(code: &str) -> StatusCode {
         "bad_args" | "bad_request" | "unknown_verb" => StatusCode::BAD_REQUEST,
         "unauthorized" => StatusCode::UNAUTHORIZED,
         "not_allowed" | "bad_host" | "bad_origin" => StatusCode::FORBIDDEN,
-        "not_found" | "unknown_clip" | "unknown_source" => StatusCode::NOT_FOUND,
+        "not_found" | "unknown_clip" | "unknown_source" | "not_playable" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "too_slow" => StatusCode::REQUEST_TIMEOUT,
         "no_ring" | "pinned" => StatusCode::CONFLICT,
