@@ -268,6 +268,49 @@ fn a_clip_asked_for_over_http_is_the_file_it_names() {
 }
 
 #[test]
+fn without_a_broker_clips_are_made_pinned_and_deleted_over_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = busy(dir.path());
+    config.mqtt = "off".to_owned();
+    let mut run = Running::start(&config.write(dir.path()));
+    let (_, port) = ready(&mut run);
+    status_when(port, |s| {
+        s["sources"][0]["ring"]["held_ms"].as_i64() > Some(3000)
+    });
+    let json = "Content-Type: application/json\r\n";
+    let make = |label: &str| {
+        let body = json!({"last_s": 1, "label": label, "wait": true}).to_string();
+        let made = ask(port, "POST", "/api/v1/clips", json, &body);
+        assert_eq!(made.0, 200, "{}", made.json());
+        made.json()["id"].as_str().unwrap().to_owned()
+    };
+    let (id, kept) = (make("asked"), make("kept"));
+    let list = get(port, "/api/v1/clips?label=asked").json();
+    assert_eq!(list["clips"][0]["id"], id.as_str(), "{list}");
+    let path = format!("/api/v1/clips/{id}");
+    let played = get(port, &format!("{path}.mp4?playable"));
+    assert_eq!(played.0, 200, "this source's clips are H.264");
+    let (pin, unpin) = (format!("{path}/pin"), format!("{path}/unpin"));
+    assert_eq!(ask(port, "POST", &pin, "", "").0, 200);
+    let refused = ask(port, "DELETE", &path, "", "");
+    let code = &refused.json()["error"]["code"];
+    assert_eq!((refused.0, code), (409, &json!("pinned")));
+    assert_eq!(ask(port, "POST", &unpin, "", "").0, 200);
+    assert_eq!(ask(port, "DELETE", &path, "", "").0, 200);
+    assert_eq!(get(port, &format!("{path}.mp4")).0, 404);
+    stop(run);
+
+    // No rule wants clips any more; those there are can still be had.
+    config.rule += "\nclip = false";
+    let mut run = Running::start(&config.write(dir.path()));
+    let (_, port) = ready(&mut run);
+    let list = get(port, "/api/v1/clips?label=kept").json();
+    assert_eq!(list["clips"][0]["id"], kept.as_str(), "{list}");
+    assert_eq!(get(port, &format!("/api/v1/clips/{kept}.mp4")).0, 200);
+    stop(run);
+}
+
+#[test]
 fn a_ring_that_can_t_hold_the_pre_roll_says_by_how_much() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start();

@@ -5,11 +5,13 @@
 //! lock is held while anything waits.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use visualpath_core::Name;
+use visualpath_media::clip::{ClipStore, StoreError};
 use visualpath_mqtt::payload::{InfoModel, PhaseWord, Problem, RingStatus, SourceHealth};
 use visualpath_mqtt::{ExtractorStatus, PublisherHandle, TriggerBody};
 
@@ -41,6 +43,10 @@ pub struct Live {
     said: Mutex<Said>,
     counts: Arc<Counts>,
     store: Arc<OnceLock<Clips>>,
+    /// State directory and directory of clips, …
+    kept_at: (PathBuf, String),
+    /// … read once somebody asks while no rule wants clips: there may be older ones.
+    read_only: OnceLock<Arc<ClipStore>>,
     publisher: Option<Arc<PublisherHandle>>,
 }
 
@@ -116,6 +122,11 @@ impl Live {
             said: Mutex::default(),
             counts,
             store,
+            kept_at: (
+                config.device.state_dir.clone(),
+                config.clip.dir.to_string_lossy().into_owned(),
+            ),
+            read_only: OnceLock::new(),
             publisher,
         }
     }
@@ -229,9 +240,21 @@ impl Live {
         self.said().latencies.clone()
     }
 
-    /// The clips' directory, once there is one.
-    pub fn clips(&self) -> Option<&Clips> {
-        self.store.get()
+    /// The directory of clips, also if no rule wants any now. The first call then reads it.
+    ///
+    /// # Errors
+    /// `clip.dir` is not a plain relative path.
+    pub fn clips(&self) -> Result<&ClipStore, StoreError> {
+        if let Some(clips) = self.store.get() {
+            return Ok(&clips.store);
+        }
+        if let Some(store) = self.read_only.get() {
+            return Ok(store);
+        }
+        let (state_dir, dir) = &self.kept_at;
+        let opened = ClipStore::open(state_dir, dir, self.quota_bytes)?;
+        // Another may have been faster; theirs is as good.
+        Ok(self.read_only.get_or_init(|| opened))
     }
 
     /// Everything, as one document.

@@ -115,7 +115,7 @@ const RING_SECONDS: Metric = metric(
     "visualpath_ring_seconds",
     Gauge,
     &["source"],
-    "The same, from its oldest picture to its newest.",
+    "The same, from its oldest picture to its newest: while pictures come, the age of the oldest.",
 );
 const CONNECTED: Metric = metric(
     "visualpath_mqtt_connected",

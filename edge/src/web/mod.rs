@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
+use visualpath_media::clip::{ClipState, ClipStore};
+use visualpath_media::encode::Codec;
 use visualpath_mqtt::payload::Problem;
 use visualpath_web::{
     Answer, Api, ApiError, Readiness, StartError as WebError, Stopped, Token, WebOptions, WebServer,
 };
 
-use crate::commands::Commands;
+use crate::commands::{CommandVerb, Commands};
 use crate::config::Config;
 use crate::pipeline::live::Live;
 use crate::pipeline::status::Stage;
@@ -24,7 +27,7 @@ use crate::pipeline::{StartError, problem};
 const GRACE: Duration = Duration::from_secs(2);
 /// What a command may take, beside the seconds of clip it waits for.
 const COMMAND: Duration = Duration::from_secs(30);
-/// Longest post-roll that somebody may wait for.
+/// How far ahead a clip may end that somebody waits for, seconds.
 const LONGEST_S: f64 = 600.0;
 
 /// HTTP, or the reason why there is none.
@@ -153,25 +156,68 @@ impl Api for Face {
             let message = "the appliance is starting; ask again soon";
             return Err(ApiError::new("busy", message));
         };
-        let limit = limit(&args);
+        let limit = limit(verb, &args, Timestamp::now())?;
         commands
             .ask_and_wait(verb, args, limit)
             .map_err(|e| ApiError::new(&e.code, e.message))
     }
 
     fn clip_file(&self, id: &str) -> Option<PathBuf> {
-        self.live.clips()?.store.file_of(id)
+        self.clips()?.file_of(id)
+    }
+
+    fn is_h264(&self, id: &str) -> bool {
+        let entries = self.clips().map(ClipStore::entries);
+        let entries = entries.unwrap_or(Ok(Vec::new())).unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "HTTP can't tell how a clip is coded");
+            Vec::new()
+        });
+        let entry = entries.into_iter().find(|entry| entry.id == id);
+        match entry.and_then(|entry| entry.result).map(|r| r.state) {
+            Some(ClipState::Ready(ready)) => ready.codec == Codec::H264,
+            _ => false,
+        }
     }
 }
 
-/// A clip that is waited for takes its post-roll and the time to finish it.
-fn limit(args: &Map<String, Value>) -> Duration {
-    let waits = args.get("wait") == Some(&Value::Bool(true));
-    let post_s = args.get("post_s").and_then(Value::as_f64).unwrap_or(0.0);
-    match waits && post_s > 0.0 {
-        true => COMMAND + Duration::from_secs_f64(post_s.min(LONGEST_S)),
-        false => COMMAND,
+impl Face {
+    fn clips(&self) -> Option<&ClipStore> {
+        let clips = self.live.clips();
+        clips
+            .inspect_err(|e| tracing::warn!(error = %e, "HTTP gives no clips"))
+            .ok()
     }
+}
+
+/// How long to wait for the answer. A clip that is waited for takes until it has ended, and the time
+/// to finish it.
+fn limit(verb: &str, args: &Map<String, Value>, now: Timestamp) -> Result<Duration, ApiError> {
+    if verb != CommandVerb::Clip.word() || args.get("wait") != Some(&Value::Bool(true)) {
+        return Ok(COMMAND);
+    }
+    let ahead_s = ahead_s(args, now).max(0.0);
+    if ahead_s > LONGEST_S {
+        let message = format!(
+            "wait: the clip would end in {ahead_s:.0} s, and {LONGEST_S} s are the most to wait \
+             for; ask without `wait`, its message comes at path/command/clip"
+        );
+        return Err(ApiError::new("bad_args", message));
+    }
+    Ok(COMMAND + Duration::from_secs_f64(ahead_s))
+}
+
+/// How far ahead a clip of these arguments ends, seconds. What can't be read is now: the command
+/// refuses it at once.
+fn ahead_s(args: &Map<String, Value>, now: Timestamp) -> f64 {
+    let post_s = args.get("post_s").and_then(Value::as_f64).unwrap_or(0.0);
+    let to_s = args.get("to").and_then(Value::as_str).and_then(|to| {
+        let ahead = match to.strip_prefix('+') {
+            Some(relative) => relative.parse::<SignedDuration>().ok()?,
+            None => to.parse::<Timestamp>().ok()?.duration_since(now),
+        };
+        Some(ahead.as_secs_f64())
+    });
+    post_s.max(to_s.unwrap_or(0.0))
 }
 
 #[cfg(test)]
@@ -180,18 +226,55 @@ mod tests {
 
     use super::*;
 
+    fn limit_s(args: Value) -> Result<u64, ApiError> {
+        let args = args.as_object().cloned().unwrap_or_default();
+        let now = "2026-11-23T14:00:00Z".parse().expect("a time");
+        super::limit("clip", &args, now).map(|limit| limit.as_secs())
+    }
+
     #[test]
-    fn a_clip_that_is_waited_for_may_take_its_post_roll_and_no_more() {
-        let limit = |args: Value| {
-            let args = args.as_object().cloned().unwrap_or_default();
-            super::limit(&args).as_secs()
-        };
-        assert_eq!(limit(json!({})), 30);
-        assert_eq!(limit(json!({"post_s": 60})), 30, "nobody waits");
-        assert_eq!(limit(json!({"post_s": 60, "wait": true})), 90);
-        // What the command will refuse must not wait for ever, nor panic.
-        for odd in [json!(1e300), json!(-5), json!("x"), json!(null)] {
-            assert!(limit(json!({"post_s": odd, "wait": true})) <= 630);
+    fn a_clip_that_is_waited_for_may_take_until_it_ends_and_no_more() {
+        assert_eq!(limit_s(json!({})), Ok(30));
+        assert_eq!(limit_s(json!({"post_s": 60})), Ok(30), "nobody waits");
+        assert_eq!(limit_s(json!({"post_s": 60, "wait": true})), Ok(90));
+        for (to, limit) in [
+            ("now", 30),
+            ("-5s", 30),
+            ("+90s", 120),
+            ("+2m", 150),
+            ("2026-11-23T14:10:00Z", 630),
+            ("2026-11-23T15:01:00+01:00", 90),
+            ("2026-11-23T13:00:00Z", 30),
+        ] {
+            let args = json!({"from": "-5s", "to": to, "wait": true});
+            assert_eq!(limit_s(args), Ok(limit), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_clip_too_far_ahead_to_be_waited_for_is_refused_at_once() {
+        for args in [
+            json!({"post_s": 601}),
+            json!({"post_s": 1e300}),
+            json!({"from": "now", "to": "+601s"}),
+            json!({"from": "now", "to": "+99999999h"}),
+            json!({"from": "now", "to": "2026-11-23T14:10:01Z"}),
+            json!({"from": "now", "to": "9999-12-30T00:00:00Z"}),
+        ] {
+            let mut args = args;
+            assert_eq!(limit_s(args.clone()), Ok(30), "nobody waits: {args}");
+            args["wait"] = true.into();
+            let refused = limit_s(args.clone()).expect_err("too far");
+            assert_eq!(refused.code, "bad_args", "{args}");
+            assert!(refused.message.contains("600 s"), "{}", refused.message);
+        }
+    }
+
+    #[test]
+    fn what_the_command_will_refuse_is_not_waited_for_and_panics_nowhere() {
+        for odd in [json!(-5), json!("x"), json!(null), json!([])] {
+            let args = json!({"post_s": odd, "to": odd, "wait": true});
+            assert_eq!(limit_s(args), Ok(30));
         }
     }
 }

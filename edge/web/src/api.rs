@@ -32,6 +32,9 @@ pub trait Api: Send + Sync {
 
     /// The file of a ready clip; `None` if there is no such clip.
     fn clip_file(&self, id: &str) -> Option<PathBuf>;
+
+    /// Whether that very file is H.264, which every browser plays.
+    fn is_h264(&self, id: &str) -> bool;
 }
 
 /// What came of a command.

@@ -6,6 +6,7 @@
 //! `Host` (a page whose own name was made to resolve to 127.0.0.1).
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use axum::body::HttpBody;
@@ -67,7 +68,7 @@ impl Token {
         }
     }
 
-    /// The first line of a file.
+    /// The first line of a file. One that others on the machine can read is used, with a warning.
     ///
     /// # Errors
     /// As [`Token::new`], and if the file can't be read.
@@ -76,7 +77,21 @@ impl Token {
             path: path.display().to_string(),
             error,
         })?;
-        Self::new(text.lines().next().unwrap_or_default().trim())
+        let token = Self::new(text.lines().next().unwrap_or_default().trim())?;
+        match std::fs::metadata(path) {
+            Ok(about) if is_open(about.mode()) => {
+                let mode = about.mode() & 0o777;
+                tracing::warn!(
+                    file = %path.display(),
+                    "others on this machine can read the token (mode {mode:o}): chmod 600 it"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "can't tell who can read the token");
+            }
+        }
+        Ok(token)
     }
 
     /// Compared in a time that does not tell how much of it is right.
@@ -89,6 +104,11 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// Whether a file of this mode can be read by its group or by anybody.
+fn is_open(mode: u32) -> bool {
+    mode & 0o044 != 0
 }
 
 /// Lets a request through, or says why not.
@@ -254,6 +274,16 @@ mod tests {
             ("http://localhost:8080.evil.example", "localhost:8080"),
         ] {
             assert!(!is(origin, host), "{origin} {host}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_open() {
+        for mode in [0o100_644, 0o100_640, 0o100_604, 0o100_444] {
+            assert!(is_open(mode), "{mode:o}");
+        }
+        for mode in [0o100_600, 0o100_400, 0o100_700, 0o100_622] {
+            assert!(!is_open(mode), "{mode:o}");
         }
     }
 

@@ -15,6 +15,8 @@
 pub mod api;
 mod file;
 mod guard;
+mod pace;
+mod places;
 mod refusal;
 mod routes;
 mod server;

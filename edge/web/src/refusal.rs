@@ -10,18 +10,19 @@ use crate::api::ApiError;
 /// The HTTP status of an error code.
 pub fn status_of(code: &str) -> StatusCode {
     match code {
-        "bad_args" | "bad_request" => StatusCode::BAD_REQUEST,
+        "bad_args" | "bad_request" | "unknown_verb" => StatusCode::BAD_REQUEST,
         "unauthorized" => StatusCode::UNAUTHORIZED,
         "not_allowed" | "bad_host" | "bad_origin" => StatusCode::FORBIDDEN,
-        "not_found" | "unknown_clip" | "unknown_source" => StatusCode::NOT_FOUND,
+        "not_found" | "unknown_clip" | "unknown_source" | "not_playable" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "too_slow" => StatusCode::REQUEST_TIMEOUT,
-        "no_ring" => StatusCode::CONFLICT,
+        "no_ring" | "pinned" => StatusCode::CONFLICT,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "bad_content_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "bad_range" => StatusCode::RANGE_NOT_SATISFIABLE,
         "busy" | "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" => StatusCode::GATEWAY_TIMEOUT,
+        // `failed`, `clip_failed`, and what nobody has named here yet.
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -1,6 +1,5 @@
 //! The routes: what is asked under which name, and how its answer is written.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,7 +197,7 @@ async fn delete_clip(State(shared): Asked, Path(id): Path<String>) -> Result<Jso
     command(&shared, "clip_delete", by_id(&id)?).await.map(Json)
 }
 
-/// `<id>.mp4`, or `<id>.jpg` beside it.
+/// `<id>.mp4` (with `?playable` what a browser plays), or `<id>.jpg` beside it.
 async fn clip_file(
     State(shared): Asked,
     Path(name): Path<String>,
@@ -214,24 +213,31 @@ async fn clip_file(
     };
     let args = by_id(id)?;
     let id = args["clip"].as_str().unwrap_or_default().to_owned();
-    let found = call(&shared, move |api| {
-        let mp4 = api.clip_file(&id)?;
-        let path = match kind {
-            file::Kind::Mp4 => mp4,
-            file::Kind::Jpeg => beside(mp4),
-        };
-        Some(file::Opened::open(&path, &id))
+    let has = |key| query.iter().any(|(k, _)| k == key);
+    let (download, playable) = (has("download"), has("playable"));
+    let found = call(&shared, move |api| match kind {
+        file::Kind::Mp4 if playable => open_playable(api, &id),
+        file::Kind::Mp4 => open(api, &id, None),
+        file::Kind::Jpeg => open(api, &id, Some("jpg")),
     })
     .await?;
     let opened = match found {
-        Some(Ok(opened)) => opened,
-        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+        Ok(opened) => opened,
+        Err(NoFile::Unknown) => {
+            return Err(Refusal::new("unknown_clip", format!("no file `{name}`")));
+        }
+        Err(NoFile::NotPlayable) => {
+            let message = format!(
+                "`{name}` is no H.264, and there is no copy that is: one of MJPEG is made soon \
+                 after the clip (clip.deliver = \"auto\"); without ?playable it comes as it is"
+            );
+            return Err(Refusal::new("not_playable", message));
+        }
+        Err(NoFile::Failed(e)) => {
             let message = format!("the file can't be opened: {e}");
             return Err(Refusal::new("failed", message));
         }
-        _ => return Err(Refusal::new("unknown_clip", format!("no file `{name}`"))),
     };
-    let download = query.iter().any(|(key, _)| key == "download");
     let asked = file::Asked {
         name: &name,
         kind,
@@ -242,9 +248,38 @@ async fn clip_file(
     opened.answer(&asked, &shared)
 }
 
-fn beside(mut mp4: PathBuf) -> PathBuf {
-    mp4.set_extension("jpg");
-    mp4
+/// Ending of the copy of a clip that no browser plays.
+const COPY: &str = "h264.mp4";
+
+/// Why there is no file to give.
+enum NoFile {
+    Unknown,
+    NotPlayable,
+    Failed(std::io::Error),
+}
+
+/// A clip's file, or the one beside it with another ending.
+fn open(api: &dyn Api, id: &str, ending: Option<&str>) -> Result<file::Opened, NoFile> {
+    let mut path = api.clip_file(id).ok_or(NoFile::Unknown)?;
+    let mut tag = id.to_owned();
+    if let Some(ending) = ending {
+        path.set_extension(ending);
+        tag = format!("{id}.{ending}");
+    }
+    file::Opened::open(&path, &tag).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => NoFile::Unknown,
+        _ => NoFile::Failed(e),
+    })
+}
+
+/// What a browser plays: the copy beside the clip, or the clip itself if it is H.264.
+fn open_playable(api: &dyn Api, id: &str) -> Result<file::Opened, NoFile> {
+    let clip = open(api, id, None)?;
+    match open(api, id, Some(COPY)) {
+        Err(NoFile::Unknown) if api.is_h264(id) => Ok(clip),
+        Err(NoFile::Unknown) => Err(NoFile::NotPlayable),
+        copy => copy,
+    }
 }
 
 /// `{"clip": …}`, if that can be the id of a clip at all.

@@ -1,7 +1,7 @@
 //! The server: one thread, a bounded number of connections, and an end.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_io_timeout::TimeoutStream;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::Api;
 use crate::guard::Token;
+use crate::pace::Paced;
+use crate::places::{Elsewhere, Place};
 use crate::routes::{Shared, router};
 
 /// How a server listens.
@@ -43,6 +44,11 @@ impl WebOptions {
 pub struct Limits {
     /// Connections at once; the next wait in the kernel until one of these ends.
     pub connections: usize,
+    /// Of these, how many are for this machine alone; others are closed at once when the rest is
+    /// taken.
+    pub local: usize,
+    /// Connections at once of one other machine; more are closed at once.
+    pub per_peer: usize,
     /// Calls of [`Api`] at once; more are answered with `busy`.
     pub calls: usize,
     /// Calls beside those that wait for a clip to end; more are answered with `busy`.
@@ -57,26 +63,40 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Until it has come in full.
     pub body_time: Duration,
-    /// A client that takes nothing for so long is gone.
+    /// A client that is waited for, and takes less than `idle_bytes` of its answer in this time, is
+    /// gone.
     pub idle_time: Duration,
+    /// See `idle_time`.
+    pub idle_bytes: usize,
     /// A connection takes no further request after this.
     pub keep_time: Duration,
+    /// What the answer under way then may still take; with it the connection ends.
+    pub last_time: Duration,
+}
+
+impl Limits {
+    /// What the appliance allows.
+    pub const DEFAULT: Self = Self {
+        connections: 32,
+        local: 8,
+        per_peer: 8,
+        calls: 8,
+        waits: 4,
+        reads: 8,
+        head_bytes: 16 << 10,
+        head_time: Duration::from_secs(10),
+        body_bytes: 16 << 10,
+        body_time: Duration::from_secs(10),
+        idle_time: Duration::from_secs(30),
+        idle_bytes: 16 << 10,
+        keep_time: Duration::from_secs(60),
+        last_time: Duration::from_secs(3600),
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 32,
-            calls: 8,
-            waits: 4,
-            reads: 8,
-            head_bytes: 16 << 10,
-            head_time: Duration::from_secs(10),
-            body_bytes: 16 << 10,
-            body_time: Duration::from_secs(10),
-            idle_time: Duration::from_secs(30),
-            keep_time: Duration::from_secs(60),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -211,6 +231,7 @@ type Stop = watch::Receiver<Option<Instant>>;
 async fn serve(listener: TcpListener, shared: Shared, mut stop: Stop) -> bool {
     let limits = shared.limits;
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let elsewhere = Arc::new(Mutex::new(Elsewhere::default()));
     let service = TowerToHyperService::new(router(shared));
     loop {
         let accepted = async {
@@ -224,13 +245,17 @@ async fn serve(listener: TcpListener, shared: Shared, mut stop: Stop) -> bool {
             _ = stop.wait_for(Option::is_some) => break,
         };
         match (slot, accepted) {
-            (Ok(slot), Ok((stream, _))) => {
+            (Ok(slot), Ok((stream, peer))) => {
+                let Some(place) = Place::take(peer.ip(), slot, &elsewhere, &limits) else {
+                    tracing::debug!(%peer, "too many connections of other machines");
+                    continue;
+                };
                 tokio::spawn(connection(
                     stream,
                     service.clone(),
                     limits,
                     stop.clone(),
-                    slot,
+                    place,
                 ));
             }
             (_, Err(error)) => {
@@ -254,33 +279,36 @@ async fn connection(
     service: TowerToHyperService<axum::Router>,
     limits: Limits,
     mut stop: Stop,
-    slot: OwnedSemaphorePermit,
+    place: Place,
 ) {
     // Answers are written whole; waiting for more to send helps nobody.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.idle_time));
+    let stream = Paced::new(stream, limits.idle_time, limits.idle_bytes);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_bytes)
         .max_headers(HEADERS)
         .half_close(false)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = enough(&mut stop, limits.keep_time) => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            let Ok(ended) = tokio::time::timeout(limits.last_time, serving).await else {
+                tracing::debug!("an answer took too long: its client is let go");
+                return;
+            };
+            ended
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client went, or was let go");
     }
-    drop(slot);
+    drop(place);
 }
 
 /// Until no further request is to be taken.

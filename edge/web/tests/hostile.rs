@@ -329,6 +329,46 @@ fn who_reads_slowly_is_let_go_and_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_last_answer_that_never_ends_keeps_its_connection_no_longer_than_it_may() {
+    let limits = Limits {
+        keep_time: Duration::from_millis(100),
+        last_time: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let served = serve_with(None, limits);
+    let (entered, _go) = served.fake.slow_status();
+    let mut stream = connect(served.at);
+    stream
+        .write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    entered.recv_timeout(GUARD).unwrap();
+    // It ends, although the call goes on.
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).unwrap_or_default();
+    assert_eq!(answer, b"");
+    assert_eq!(served.get("/healthz").status, 200);
+}
+
+#[test]
+fn a_last_answer_may_take_longer_than_its_connection_is_kept() {
+    let limits = Limits {
+        keep_time: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let served = serve_with(None, limits);
+    let (entered, go) = served.fake.slow_status();
+    let at = served.at;
+    let client = std::thread::spawn(move || {
+        let request = b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        Reply::parse(&raw(at, request)).status
+    });
+    entered.recv_timeout(GUARD).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    go.send(()).unwrap();
+    assert_eq!(client.join().unwrap(), 200);
+}
+
+#[test]
 fn an_appliance_that_hangs_is_busy_and_its_probes_answer_still() {
     let limits = Limits {
         calls: 2,

@@ -130,6 +130,8 @@ fn the_code_of_an_error_decides_the_status() {
         ("unknown_clip", 404),
         ("unknown_source", 404),
         ("no_ring", 409),
+        ("pinned", 409),
+        ("unknown_verb", 400),
         ("clip_failed", 500),
         ("failed", 500),
         ("whatever_comes", 500),
@@ -287,6 +289,35 @@ fn the_still_lies_beside_the_clip() {
     std::fs::remove_file(dir.path().join("120000Z_yard_visitor.jpg")).unwrap();
     assert_eq!(gone(&served.get("/api/v1/clips/a1.jpg")), "unknown_clip");
     assert_eq!(gone(&served.get("/api/v1/clips/b2.mp4")), "unknown_clip");
+}
+
+#[test]
+fn what_a_browser_plays_is_the_copy_or_the_clip_itself_if_it_is_h264() {
+    let (served, dir) = (serve(), tempfile::tempdir().unwrap());
+    with_clip(&served, dir.path(), "a1", b"mjpeg");
+    let path = "/api/v1/clips/a1.mp4?playable";
+    let none_yet = served.get(path);
+    assert_eq!(gone(&none_yet), "not_playable");
+    let message = none_yet.json()["error"]["message"].to_string();
+    assert!(message.contains("clip.deliver"), "{message}");
+    served.fake.h264.lock().unwrap().push("a1".to_owned());
+    assert_eq!(served.get(path).body, b"mjpeg", "it says that it is H.264");
+    served.fake.h264.lock().unwrap().clear();
+    let copy = dir.path().join("120000Z_yard_visitor.h264.mp4");
+    std::fs::write(copy, b"the copy").unwrap();
+    let played = served.get(path);
+    assert_eq!(
+        (played.status, played.body.as_slice()),
+        (200, &b"the copy"[..])
+    );
+    assert_eq!(played.headers["content-type"], "video/mp4");
+    let clip = served.get("/api/v1/clips/a1.mp4");
+    assert_eq!(clip.body, b"mjpeg", "the clip itself is still there");
+    assert_ne!(clip.headers["etag"], played.headers["etag"]);
+    assert_eq!(
+        gone(&served.get("/api/v1/clips/b2.mp4?playable")),
+        "unknown_clip"
+    );
 }
 
 fn gone(reply: &Reply) -> String {

@@ -23,6 +23,7 @@ pub struct Fake {
     pub asked: Mutex<Vec<(String, Map<String, Value>)>>,
     pub answer: Mutex<Answer>,
     pub files: Mutex<BTreeMap<String, PathBuf>>,
+    pub h264: Mutex<Vec<String>>,
     /// The command `slow` waits until something comes.
     go: Mutex<Option<Receiver<()>>>,
     entered: Mutex<Option<Sender<()>>>,
@@ -36,6 +37,7 @@ impl Default for Fake {
             asked: Mutex::default(),
             answer: Mutex::new(Ok(json!({"done": true}))),
             files: Mutex::default(),
+            h264: Mutex::default(),
             go: Mutex::default(),
             entered: Mutex::default(),
         }
@@ -87,6 +89,10 @@ impl Api for Fake {
     fn command(&self, verb: &str, args: Map<String, Value>) -> Answer {
         self.asked.lock().unwrap().push((verb.to_owned(), args));
         self.answer.lock().unwrap().clone()
+    }
+
+    fn is_h264(&self, id: &str) -> bool {
+        self.h264.lock().unwrap().iter().any(|known| known == id)
     }
 
     fn clip_file(&self, id: &str) -> Option<PathBuf> {
