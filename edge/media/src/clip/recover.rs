@@ -143,6 +143,7 @@ impl ClipStore {
             self.with_index("rebuild", |index| index.rebuild(&known_again));
         }
         self.count(&there);
+        let mut deleted = Vec::new();
         for (id, row) in rows {
             if there.contains_key(&id) {
                 continue;
@@ -153,11 +154,12 @@ impl ClipStore {
                 // Deleted by hand.
                 (Some(result), true) => {
                     if matches!(result.state, ClipState::Ready(_)) {
-                        self.with_index("forget", |index| index.forget(&id));
+                        deleted.push(id);
                     }
                 }
             }
         }
+        self.forget(&deleted);
         if is_new && !there.is_empty() {
             tracing::info!(
                 clips = there.len(),
