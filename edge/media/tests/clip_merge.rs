@@ -186,6 +186,9 @@ fn clips_that_overlap_or_touch_share_a_file_and_each_gets_its_own_answer() {
     store.pin(&uuid(3), true).unwrap();
     assert!(store.entries().unwrap().iter().all(|e| e.is_pinned));
     results.keys().for_each(|n| store.told(&uuid(*n)));
+    let refused = store.delete(&uuid(2)).unwrap_err();
+    assert!(refused.to_string().contains("unpin it first"), "{refused}");
+    store.pin(&uuid(1), false).unwrap();
     store.delete(&uuid(2)).unwrap();
     assert_eq!(store.entries().unwrap(), []);
     assert_eq!(store.bytes(), 0);

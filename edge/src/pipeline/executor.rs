@@ -262,11 +262,10 @@ fn pin(store: &ClipStore, clip: &ClipEntry, on: bool) -> Outcome {
 
 /// Not a pinned one: it was pinned so that it stays.
 fn delete(store: &ClipStore, clip: &ClipEntry) -> Outcome {
-    if clip.is_pinned {
-        let message = format!("clip {} is pinned: unpin it first", clip.id);
-        return Err(error("pinned", message));
-    }
-    store.delete(&clip.id).map_err(|e| failed(&e))?;
+    store.delete(&clip.id).map_err(|e| match e {
+        StoreError::Pinned { .. } => error("pinned", e.to_string()),
+        e => failed(&e),
+    })?;
     Ok(serde_json::json!({"clip": clip.id, "deleted": true}))
 }
 

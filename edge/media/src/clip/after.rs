@@ -430,18 +430,28 @@ impl ClipStore {
     fn write_beside(&self, stem: &str, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.reserve(bytes.len() as u64)?;
         let written = self.write_new(stem, ending, bytes);
-        let mut kept = self.kept();
-        match (&written, kept.clips.get_mut(stem)) {
-            (Ok(()), Some(clip)) => clip.bytes += bytes.len() as u64,
-            // Its clip was deleted meanwhile.
-            (Ok(()), None) => {
-                kept.bytes = kept.bytes.saturating_sub(bytes.len() as u64);
-                drop(kept);
-                self.remove(stem)?;
-            }
-            (Err(_), _) => kept.bytes = kept.bytes.saturating_sub(bytes.len() as u64),
+        let counted = written.and_then(|()| self.count_beside(stem, bytes.len() as u64));
+        if counted.is_err() {
+            self.release(bytes.len() as u64);
         }
-        written
+        counted
+    }
+
+    /// Counts a file that has just been made as part of its clip.
+    fn count_beside(&self, stem: &str, bytes: u64) -> Result<(), StoreError> {
+        let mut kept = self.kept();
+        let _alone = self.alone()?;
+        // On the disk: another process may have deleted it meanwhile.
+        if self.is_there(stem)? {
+            if let Some(clip) = kept.clips.get_mut(stem) {
+                clip.bytes += bytes;
+            }
+            return Ok(());
+        }
+        self.remove(stem)?;
+        kept.uncount(stem);
+        kept.bytes = kept.bytes.saturating_sub(bytes);
+        Ok(())
     }
 
     fn write_new(&self, stem: &str, ending: &str, bytes: &[u8]) -> Result<(), StoreError> {

@@ -20,29 +20,51 @@ pub(super) struct IndexTrouble {
     lasts: bool,
 }
 
+/// What came of a write to the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// It is durable.
+    Rows,
+    /// It concerned no row.
+    NoRow,
+    /// There is no index, or it failed.
+    Not,
+}
+
 impl ClipStore {
     /// Does something with the index, if there is one; an error is logged, and kept for
-    /// [`ClipStore::index_trouble`].
+    /// [`ClipStore::index_trouble`]. Says what came of it.
     pub(super) fn with_index(
         &self,
         what: &'static str,
-        act: impl FnOnce(&mut dyn Index) -> Result<(), IndexError>,
-    ) {
+        act: impl FnOnce(&mut dyn Index) -> Result<bool, IndexError>,
+    ) -> Wrote {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = index.as_mut() else {
-            return;
+            return Wrote::Not;
         };
         match act(&mut **index) {
-            Ok(()) => {
+            Ok(true) => {
                 let mut known = self.known_trouble();
                 if known.as_ref().is_some_and(|t| !t.lasts) {
                     *known = None;
                 }
+                Wrote::Rows
             }
+            // A full disk, say, does not mind that.
+            Ok(false) => Wrote::NoRow,
             Err(error) => {
                 tracing::error!(%error, what, "the clip index could not be written");
                 self.trouble_with_index(&error, error.lasts());
+                Wrote::Not
             }
+        }
+    }
+
+    /// The files of these clips are gone.
+    pub(super) fn forget(&self, ids: &[String]) {
+        if !ids.is_empty() {
+            self.with_index("forget", |index| index.forget(ids));
         }
     }
 
@@ -68,7 +90,7 @@ impl ClipStore {
     }
 
     /// Why clips may be forgotten by a crash, if the index could not be written: the first error.
-    /// Over when a later write works; after an error of the disk, only with the next start.
+    /// Over when a later write has written something; after an error of the disk, only with the next start.
     pub fn index_trouble(&self) -> Option<String> {
         self.known_trouble().as_ref().map(|t| t.error.clone())
     }
@@ -88,14 +110,18 @@ impl ClipStore {
 
     /// Notes, durably, when the event of a clip that is open ended, and when it was seen best.
     pub(super) fn end_known(&self, id: &str, end_ns: i64, best_ns: Option<i64>) {
-        self.with_index("set the end", |index| index.set_end(id, end_ns, best_ns));
+        let wrote = self.with_index("set the end", |index| index.set_end(id, end_ns, best_ns));
+        if wrote == Wrote::NoRow {
+            tracing::warn!(clip = %id, "the clip index has no open clip of this id: after a crash its end is not known");
+        }
     }
 
     /// A clip that was asked for is not wanted any more.
     pub(super) fn withdraw(&self, id: &str) {
         self.with_index("withdraw", |index| {
-            index.told(id)?;
-            index.forget(id)
+            let is_known = index.told(id)?;
+            index.forget(&[id.to_owned()])?;
+            Ok(is_known)
         });
     }
 

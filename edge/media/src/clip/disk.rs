@@ -6,11 +6,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::mp4::ReadAt;
+
+/// How long a directory's lock is waited for: it is held for milliseconds.
+const LOCKED: Duration = Duration::from_secs(2);
 
 /// One file or directory of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,9 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Keeps the other processes from what they do under this lock, until it is dropped. `None`:
+    /// there is nothing to hold.
+    fn lock(&self, dir: &Path) -> io::Result<Option<File>>;
     /// Of the file system that `dir`, or the nearest directory above it, is on.
     fn space(&self, dir: &Path) -> io::Result<Space>;
 }
@@ -129,6 +136,30 @@ impl Disk for RealDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         path.try_exists()
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Option<File>> {
+        use rustix::fs::{FlockOperation, flock};
+        let held = match File::open(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let patience = Instant::now() + LOCKED;
+        loop {
+            match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(held)),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::TimedOut.into()),
+                // File systems without locks.
+                Err(e) => {
+                    tracing::debug!(dir = %dir.display(), error = %e, "can't be locked");
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     fn space(&self, dir: &Path) -> io::Result<Space> {

@@ -190,42 +190,45 @@ impl ClipStore {
         let stem = self.find(id)?;
         let path = self.root.join(format!("{stem}.pin"));
         let dir = self.day_of(&stem);
+        // Whoever deletes looks for the marker with both held: what is there now stays.
+        let kept = self.kept();
+        let alone = self.alone()?;
+        if !self.is_there(&stem)? {
+            return Err(self.unknown(id));
+        }
         let there = self.disk.exists(&path).map_err(io_error("find", &path))?;
-        match (on, there) {
-            (true, false) => {
-                let file = self.disk.create(&path).map_err(io_error("make", &path))?;
-                self.synced("sync", &path, file.sync_all())?;
-                // It may have been deleted for room at this very moment.
-                let mp4 = self.root.join(format!("{stem}.mp4"));
-                if !self.disk.exists(&mp4).map_err(io_error("find", &mp4))? {
-                    self.remove(&stem)?;
-                    return Err(StoreError::Unknown {
-                        id: id.to_owned(),
-                        dir: self.root.clone(),
-                    });
-                }
+        let made = match (on, there) {
+            (true, false) => Some(self.disk.create(&path).map_err(io_error("make", &path))?),
+            (false, true) => {
+                let removed = self.disk.remove(&path);
+                removed.map_err(io_error("delete", &path))?;
+                None
             }
-            (false, true) => self.disk.remove(&path).map_err(io_error("delete", &path))?,
             _ => return Ok(()),
+        };
+        drop((alone, kept));
+        if let Some(file) = made {
+            self.synced("sync", &path, file.sync_all())?;
         }
         self.synced("sync the directory", &dir, self.disk.sync_dir(&dir))
     }
 
-    /// Deletes a clip and everything beside it, and with its file the clips that share it.
+    /// Deletes a clip that is not pinned and everything beside it, and with its file the clips that share it.
     ///
     /// # Errors
-    /// There is no such clip, or the disk failed.
+    /// There is no such clip, it is pinned, or the disk failed.
     pub fn delete(&self, id: &str) -> Result<(), StoreError> {
         let stem = self.find(id)?;
-        self.remove(&stem)?;
         let mut kept = self.kept();
-        let clip = kept.clips.remove(&stem).unwrap_or_default();
-        kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-        drop(kept);
-        let others = clip.ids.iter().map(String::as_str).filter(|i| *i != id);
-        for id in others.chain([id]) {
-            self.with_index("forget", |index| index.forget(id));
+        if !self.remove_unpinned(&mut kept, &stem)? {
+            return Err(StoreError::Pinned { id: id.to_owned() });
         }
+        let mut ids = kept.uncount(&stem).unwrap_or_default().ids;
+        drop(kept);
+        if !ids.iter().any(|i| i == id) {
+            ids.push(id.to_owned());
+        }
+        self.forget(&ids);
         Ok(())
     }
 
@@ -267,10 +270,14 @@ impl ClipStore {
             let below = f.strip_prefix(&self.relative)?.strip_prefix('/')?;
             below.strip_suffix(".mp4")
         });
-        stem.map(str::to_owned).ok_or_else(|| StoreError::Unknown {
+        stem.map(str::to_owned).ok_or_else(|| self.unknown(id))
+    }
+
+    fn unknown(&self, id: &str) -> StoreError {
+        StoreError::Unknown {
             id: id.to_owned(),
             dir: self.root.clone(),
-        })
+        }
     }
 }
 

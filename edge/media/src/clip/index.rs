@@ -104,22 +104,22 @@ pub(super) struct Row {
     pub(super) is_told: bool,
 }
 
-/// Every call is durable when it returns.
+/// Every call is durable when it returns. Those that write say whether there was anything to write.
 pub(super) trait Index: Debug + Send {
     /// A clip is asked for. One that is known already stays what it is.
-    fn open(&mut self, asked: &Asked) -> Result<(), IndexError>;
+    fn open(&mut self, asked: &Asked) -> Result<bool, IndexError>;
     /// The end of its event is known, and when it was seen best, if it is; as long as it is open.
-    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError>;
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<bool, IndexError>;
     /// Its file is another clip's, or not any more; as long as it is open.
-    fn join(&mut self, asked: &Asked) -> Result<(), IndexError>;
+    fn join(&mut self, asked: &Asked) -> Result<bool, IndexError>;
     /// It is ready or failed; whether it was told of stays.
-    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError>;
+    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<bool, IndexError>;
     /// Whoever had to know does.
-    fn told(&mut self, id: &str) -> Result<(), IndexError>;
+    fn told(&mut self, id: &str) -> Result<bool, IndexError>;
     /// Clips that are there, and were told of before the index was lost.
-    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError>;
-    /// The file of this clip was deleted.
-    fn forget(&mut self, id: &str) -> Result<(), IndexError>;
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<bool, IndexError>;
+    /// The files of these clips were deleted; all at once.
+    fn forget(&mut self, ids: &[String]) -> Result<bool, IndexError>;
     /// All, oldest event first.
     fn rows(&mut self) -> Result<Vec<Row>, IndexError>;
 }
@@ -218,6 +218,22 @@ impl SqliteIndex {
         }
     }
 
+    /// Several writes with one sync; all of them, or none.
+    fn at_once<T>(&self, act: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+        self.sqlite.execute_batch("BEGIN").map_err(self.failed())?;
+        let done = act().and_then(|t| {
+            let committed = self.sqlite.execute_batch("COMMIT");
+            committed.map(|()| t).map_err(self.failed())
+        });
+        if done.is_err()
+            && !self.sqlite.is_autocommit()
+            && let Err(error) = self.sqlite.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(index = %self.path.display(), %error, "can't be rolled back");
+        }
+        done
+    }
+
     fn json<T: Serialize>(&self, id: &str, value: &T) -> Result<String, IndexError> {
         serde_json::to_string(value).map_err(|e| self.row(id, &e))
     }
@@ -241,21 +257,23 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 impl Index for SqliteIndex {
-    fn open(&mut self, asked: &Asked) -> Result<(), IndexError> {
+    fn open(&mut self, asked: &Asked) -> Result<bool, IndexError> {
         let r = &asked.request;
         let json = self.json(&r.id, asked)?;
-        self.sqlite
+        let rows = self
+            .sqlite
             .execute(
                 "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?, ?, ?, ?)
                  ON CONFLICT DO NOTHING",
                 params![self.dir, r.id, r.wall_ns, json],
             )
             .map_err(self.failed())?;
-        Ok(())
+        Ok(rows > 0)
     }
 
-    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError> {
-        self.sqlite
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<bool, IndexError> {
+        let rows = self
+            .sqlite
             .execute(
                 "UPDATE clip SET asked = json_set(asked, '$.end_ns', ?3, '$.best_ns',
                     coalesce(?4, json_extract(asked, '$.best_ns')))
@@ -263,14 +281,15 @@ impl Index for SqliteIndex {
                 params![self.dir, id, end_ns, best_ns],
             )
             .map_err(self.failed())?;
-        Ok(())
+        Ok(rows > 0)
     }
 
-    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+    fn join(&mut self, asked: &Asked) -> Result<bool, IndexError> {
         let r = &asked.request;
         let json = self.json(&r.id, asked)?;
         // Of one that is known already only this changes: its end may be known better by now.
-        self.sqlite
+        let rows = self
+            .sqlite
             .execute(
                 "INSERT INTO clip (dir, id, wall_ns, asked) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT DO UPDATE
@@ -279,23 +298,24 @@ impl Index for SqliteIndex {
                 params![self.dir, r.id, r.wall_ns, json, asked.merged_into],
             )
             .map_err(self.failed())?;
-        Ok(())
+        Ok(rows > 0)
     }
 
-    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError> {
+    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<bool, IndexError> {
         let r = &asked.request;
         let (json, result) = (self.json(&r.id, asked)?, self.json(&r.id, result)?);
-        self.sqlite
+        let rows = self
+            .sqlite
             .execute(
                 "INSERT INTO clip (dir, id, wall_ns, asked, result) VALUES (?, ?, ?, ?, ?)
                  ON CONFLICT DO UPDATE SET result = excluded.result",
                 params![self.dir, r.id, r.wall_ns, json, result],
             )
             .map_err(self.failed())?;
-        Ok(())
+        Ok(rows > 0)
     }
 
-    fn told(&mut self, id: &str) -> Result<(), IndexError> {
+    fn told(&mut self, id: &str) -> Result<bool, IndexError> {
         let failed = self.failed();
         let state: Option<Option<String>> = self
             .sqlite
@@ -310,7 +330,8 @@ impl Index for SqliteIndex {
             let parsed = serde_json::from_str::<ClipResult>(&json);
             parsed.is_ok_and(|r| matches!(r.state, ClipState::Ready(_)))
         });
-        self.sqlite
+        let rows = self
+            .sqlite
             .execute(
                 "UPDATE clip SET told = 1 WHERE dir = ? AND id = ?",
                 params![self.dir, id],
@@ -328,17 +349,18 @@ impl Index for SqliteIndex {
                 )
                 .map_err(&failed)?;
         }
-        Ok(())
+        Ok(rows > 0)
     }
 
-    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError> {
-        // One sync for all: there may be thousands.
-        self.sqlite.execute_batch("BEGIN").map_err(self.failed())?;
-        let all = || {
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<bool, IndexError> {
+        // There may be thousands.
+        self.at_once(|| {
+            let mut rows = 0;
             for (asked, result) in clips {
                 let r = &asked.request;
                 let (json, result) = (self.json(&r.id, asked)?, self.json(&r.id, result)?);
-                self.sqlite
+                rows += self
+                    .sqlite
                     .execute(
                         "INSERT INTO clip (dir, id, wall_ns, asked, result, told)
                          VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
@@ -346,23 +368,25 @@ impl Index for SqliteIndex {
                     )
                     .map_err(self.failed())?;
             }
-            Ok(())
-        };
-        let done = all();
-        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        self.sqlite.execute_batch(end).map_err(self.failed())?;
-        done
+            Ok(rows > 0)
+        })
     }
 
-    fn forget(&mut self, id: &str) -> Result<(), IndexError> {
-        // One that nobody was told of has to be, even if its file is gone.
-        self.sqlite
-            .execute(
-                "DELETE FROM clip WHERE dir = ? AND id = ? AND told = 1",
-                params![self.dir, id],
-            )
-            .map_err(self.failed())?;
-        Ok(())
+    fn forget(&mut self, ids: &[String]) -> Result<bool, IndexError> {
+        self.at_once(|| {
+            let mut rows = 0;
+            for id in ids {
+                // One that nobody was told of has to be, even if its file is gone.
+                rows += self
+                    .sqlite
+                    .execute(
+                        "DELETE FROM clip WHERE dir = ? AND id = ? AND told = 1",
+                        params![self.dir, id],
+                    )
+                    .map_err(self.failed())?;
+            }
+            Ok(rows > 0)
+        })
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, IndexError> {

@@ -341,6 +341,7 @@ impl EvidenceLane {
                 gap_ns: gop_ns,
                 max_ns,
             }),
+            left: VecDeque::new(),
             evidence,
             held: VecDeque::new(),
             encoded: 0,

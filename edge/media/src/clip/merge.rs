@@ -9,7 +9,8 @@
 //!   new clip. One that alone asks for more is not touched.
 //! - The file begins where its first request does: what a later one wants before that is missing
 //!   from that one (`short_pre_ms`, [`ShortPre::Merged`]). One whose event lies before it is not
-//!   joined at all.
+//!   joined at all, nor one whose event lies before the first's as long as that is still to come:
+//!   where the format changes between the two, the file would not have the event it is named after.
 //! - Where the file ends before a joined request's event and there are later pictures (the format
 //!   changed, the disk was full), or before its start, or is lost altogether, that request gets a
 //!   clip of its own after all.
@@ -39,14 +40,20 @@ pub(super) struct Merging {
 
 impl Merging {
     /// Which of the open clips it is joined to: the one that was asked to begin last.
-    pub(super) fn host(&self, clips: &[OpenClip], request: &ClipRequest) -> Option<usize> {
+    /// `newest_ns` is the newest picture there is.
+    pub(super) fn host(
+        &self,
+        clips: &[OpenClip],
+        request: &ClipRequest,
+        newest_ns: Option<i64>,
+    ) -> Option<usize> {
         let fits = clips.iter().enumerate();
-        let fits = fits.filter(|(_, clip)| self.joins(clip, request));
+        let fits = fits.filter(|(_, clip)| self.joins(clip, request, newest_ns));
         fits.max_by_key(|(_, c)| (c.request.start_ns, &c.request.id))
             .map(|(i, _)| i)
     }
 
-    fn joins(&self, clip: &OpenClip, request: &ClipRequest) -> bool {
+    fn joins(&self, clip: &OpenClip, request: &ClipRequest, newest_ns: Option<i64>) -> bool {
         let (start_ns, end_ns) = (clip.request.start_ns, clip.end_ns());
         let is_range = request.start_ns <= request.end_ns && start_ns <= end_ns;
         let is_valid = is_range && is_uuid(&request.id);
@@ -56,10 +63,13 @@ impl Merging {
         let fits = until_ns.saturating_sub(start_ns) <= self.max_ns;
         let begins_ns = clip.begins_ns().map_or(start_ns, |t| t.max(start_ns));
         let is_shown = begins_ns <= request.event_ns;
+        // Should the format change between the two events, the file has the earlier one.
+        let event_ns = clip.request.event_ns;
+        let is_later = request.event_ns >= event_ns || newest_ns >= Some(event_ns);
         // Who asks by a command wants to have it, and perhaps to delete it, for itself.
         let by_triggers = !request.trigger_id.is_empty() && !clip.request.trigger_id.is_empty();
         let has_room = clip.joined.len() < MOST_JOINED;
-        by_triggers && is_valid && touches && fits && is_shown && has_room
+        by_triggers && is_valid && touches && fits && is_shown && is_later && has_room
     }
 }
 

@@ -506,6 +506,10 @@ impl Disk for ModelDisk {
         Ok(self.inner(|i| i.now.names.contains_key(path) || i.now.dirs.contains(path)))
     }
 
+    fn lock(&self, _: &Path) -> io::Result<Option<std::fs::File>> {
+        Ok(None)
+    }
+
     fn space(&self, _: &Path) -> io::Result<Space> {
         Ok(Space {
             free: 1 << 40,
@@ -553,42 +557,50 @@ impl DiskFile for ModelFile {
 }
 
 impl Index for ModelDisk {
-    fn open(&mut self, asked: &Asked) -> Result<(), IndexError> {
+    fn open(&mut self, asked: &Asked) -> Result<bool, IndexError> {
         self.call(Some(Op::Asked(asked.clone())))
+            .map(|()| true)
             .map_err(IndexError::Injected)
     }
 
-    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<(), IndexError> {
+    fn set_end(&mut self, id: &str, end_ns: i64, best_ns: Option<i64>) -> Result<bool, IndexError> {
         self.call(Some(Op::EndSet(id.to_owned(), end_ns, best_ns)))
+            .map(|()| true)
             .map_err(IndexError::Injected)
     }
 
-    fn join(&mut self, asked: &Asked) -> Result<(), IndexError> {
+    fn join(&mut self, asked: &Asked) -> Result<bool, IndexError> {
         self.call(Some(Op::Joined(asked.clone())))
+            .map(|()| true)
             .map_err(IndexError::Injected)
     }
 
-    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<(), IndexError> {
+    fn finish(&mut self, asked: &Asked, result: &ClipResult) -> Result<bool, IndexError> {
         self.call(Some(Op::Finished(asked.clone(), result.clone())))
+            .map(|()| true)
             .map_err(IndexError::Injected)
     }
 
-    fn told(&mut self, id: &str) -> Result<(), IndexError> {
+    fn told(&mut self, id: &str) -> Result<bool, IndexError> {
         self.call(Some(Op::Told(id.to_owned())))
+            .map(|()| true)
             .map_err(IndexError::Injected)
     }
 
-    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<(), IndexError> {
+    fn rebuild(&mut self, clips: &[(Asked, ClipResult)]) -> Result<bool, IndexError> {
         for (asked, result) in clips {
             self.finish(asked, result)?;
             self.told(&result.id)?;
         }
-        Ok(())
+        Ok(!clips.is_empty())
     }
 
-    fn forget(&mut self, id: &str) -> Result<(), IndexError> {
-        self.call(Some(Op::Forgot(id.to_owned())))
-            .map_err(IndexError::Injected)
+    fn forget(&mut self, ids: &[String]) -> Result<bool, IndexError> {
+        for id in ids {
+            self.call(Some(Op::Forgot(id.clone())))
+                .map_err(IndexError::Injected)?;
+        }
+        Ok(!ids.is_empty())
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, IndexError> {

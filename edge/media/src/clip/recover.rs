@@ -143,6 +143,7 @@ impl ClipStore {
             self.with_index("rebuild", |index| index.rebuild(&known_again));
         }
         self.count(&there);
+        let mut deleted = Vec::new();
         for (id, row) in rows {
             if there.contains_key(&id) {
                 continue;
@@ -153,11 +154,12 @@ impl ClipStore {
                 // Deleted by hand.
                 (Some(result), true) => {
                     if matches!(result.state, ClipState::Ready(_)) {
-                        self.with_index("forget", |index| index.forget(&id));
+                        deleted.push(id);
                     }
                 }
             }
         }
+        self.forget(&deleted);
         if is_new && !there.is_empty() {
             tracing::info!(
                 clips = there.len(),
@@ -341,10 +343,15 @@ impl ClipStore {
         let joined: Vec<ClipRequest> = joined.collect();
         let ends = joined.iter().map(|r| r.end_ns);
         let end_ns = ends.fold(asked.request.end_ns, i64::max);
-        let best_ns = asked.request.still_at_ns();
-        let known = [head.first_ns, head.start_ns, end_ns, best_ns];
-        let exact = |t: i64| known.into_iter().find(|k| t.abs_diff(*k) * 2 <= TICK_NS);
-        let shown = mux.shown_ns().into_iter().map(|t| exact(t).unwrap_or(t));
+        let all = std::iter::once(&asked.request).chain(&joined);
+        let asked_for = all.flat_map(|r| [r.end_ns, r.still_at_ns()]);
+        let known: Vec<i64> = [head.first_ns, head.start_ns]
+            .into_iter()
+            .chain(asked_for)
+            .collect();
+        let exact = |t: i64| known.iter().find(|k| t.abs_diff(**k) * 2 <= TICK_NS);
+        let shown = mux.shown_ns().into_iter();
+        let shown = shown.map(|t| exact(t).copied().unwrap_or(t));
         let shown: Vec<i64> = shown.collect();
         // Later pictures may be shown before the end was reached only where they are reordered, and
         // then a fragment's end says nothing; the asked end is what counts.

@@ -9,6 +9,9 @@ use super::store::{ClipStore, StoreError};
 
 /// What is left of the file system, beside 5 % of it.
 const RESERVE: u64 = 256 << 20;
+/// How often room is made for one write: two things may lack one after the other, and a clip may be
+/// pinned at the very moment in which it was to be deleted.
+const ROUNDS: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -25,24 +28,36 @@ pub(super) struct KeptClip {
     pub(super) ids: Vec<String>,
 }
 
+impl Kept {
+    /// A clip that is gone.
+    pub(super) fn uncount(&mut self, stem: &str) -> Option<KeptClip> {
+        let clip = self.clips.remove(stem)?;
+        self.bytes = self.bytes.saturating_sub(clip.bytes);
+        Some(clip)
+    }
+}
+
 impl ClipStore {
     /// Makes room for `need` bytes and counts them; not if there is no room for them.
     pub(super) fn reserve(&self, need: u64) -> Result<(), StoreError> {
         self.safe()?;
-        let mut kept = self.kept();
-        self.make_room(&mut kept, need)?;
-        kept.bytes += need;
-        Ok(())
+        self.make_room(need, |kept, made| {
+            if made.is_ok() {
+                kept.bytes += need;
+            }
+            made
+        })
     }
 
     /// Counts `need` bytes that belong to a clip whose media is there already: a file's tables and
     /// its sidecar, a few kilobytes for which it would be wrong to lose it.
     pub(super) fn reserve_anyway(&self, need: u64) {
-        let mut kept = self.kept();
-        if let Err(e) = self.make_room(&mut kept, need) {
-            tracing::debug!(error = %e, "a clip is finished all the same");
-        }
-        kept.bytes += need;
+        self.make_room(need, |kept, made| {
+            if let Err(e) = made {
+                tracing::debug!(error = %e, "a clip is finished all the same");
+            }
+            kept.bytes += need;
+        });
     }
 
     /// Why `need` bytes more do not fit, and how many have to go.
@@ -69,11 +84,35 @@ impl ClipStore {
         }
     }
 
+    /// Makes room for `need` bytes, if there is some to be made, and lets `count` count them.
+    fn make_room<T>(
+        &self,
+        need: u64,
+        count: impl FnOnce(&mut Kept, Result<(), StoreError>) -> T,
+    ) -> T {
+        let mut deleted = Vec::new();
+        let mut kept = self.kept();
+        let made = self.delete_for(&mut kept, need, &mut deleted);
+        let counted = count(&mut kept, made);
+        // Every write waits for `kept`; for the index only this one does.
+        drop(kept);
+        self.forget(&deleted);
+        counted
+    }
+
     /// Deletes the oldest clips that are not pinned until `need` bytes fit; none, if that would not
-    /// be enough.
-    fn make_room(&self, kept: &mut Kept, need: u64) -> Result<(), StoreError> {
-        // Both may lack, one after the other.
-        for _ in 0..2 {
+    /// be enough. Gives the ids of what is deleted.
+    fn delete_for(
+        &self,
+        kept: &mut Kept,
+        need: u64,
+        deleted: &mut Vec<String>,
+    ) -> Result<(), StoreError> {
+        if self.lacking(kept, need).is_none() {
+            return Ok(());
+        }
+        self.uncount_deleted(kept, deleted);
+        for _ in 0..ROUNDS {
             let Some((lacking, over)) = self.lacking(kept, need) else {
                 return Ok(());
             };
@@ -95,7 +134,7 @@ impl ClipStore {
             }
             let mut failed = false;
             for stem in going {
-                failed |= !self.delete_oldest(kept, &stem);
+                failed |= !self.delete_oldest(kept, &stem, deleted);
             }
             // The file system may count what was freed only later.
             if !failed && !matches!(lacking, StoreError::Quota { .. }) {
@@ -107,20 +146,35 @@ impl ClipStore {
     }
 
     /// Whether it is gone.
-    fn delete_oldest(&self, kept: &mut Kept, stem: &str) -> bool {
-        if let Err(e) = self.remove(stem) {
-            // Still there, so still counted.
-            tracing::warn!(clip = %stem, error = %e, "can't delete the oldest clip");
-            return false;
-        }
-        if let Some(clip) = kept.clips.remove(stem) {
-            kept.bytes = kept.bytes.saturating_sub(clip.bytes);
-            tracing::info!(clip = %stem, bytes = clip.bytes, "deleted the oldest clip to make room");
-            for id in clip.ids {
-                self.with_index("forget", |index| index.forget(&id));
+    fn delete_oldest(&self, kept: &mut Kept, stem: &str, deleted: &mut Vec<String>) -> bool {
+        match self.remove_unpinned(kept, stem) {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(clip = %stem, "it was pinned when it was about to be deleted");
+                return false;
+            }
+            Err(e) => {
+                // Still there, so still counted.
+                tracing::warn!(clip = %stem, error = %e, "can't delete the oldest clip");
+                return false;
             }
         }
+        if let Some(clip) = kept.uncount(stem) {
+            tracing::info!(clip = %stem, bytes = clip.bytes, "deleted the oldest clip to make room");
+            deleted.extend(clip.ids);
+        }
         true
+    }
+
+    /// What another process deleted (`visualpath clip delete`) takes no room any more.
+    fn uncount_deleted(&self, kept: &mut Kept, deleted: &mut Vec<String>) {
+        let is_gone = |stem: &&String| matches!(self.is_there(stem), Ok(false));
+        let gone: Vec<String> = kept.clips.keys().filter(is_gone).cloned().collect();
+        for stem in gone {
+            let clip = kept.uncount(&stem).unwrap_or_default();
+            tracing::debug!(clip = %stem, bytes = clip.bytes, "deleted by another process");
+            deleted.extend(clip.ids);
+        }
     }
 
     pub(super) fn release(&self, bytes: u64) {

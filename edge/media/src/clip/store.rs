@@ -92,6 +92,12 @@ pub enum StoreError {
         /// Where it was looked for.
         dir: PathBuf,
     },
+    /// It is not to be deleted.
+    #[error("clip {id} is pinned: unpin it first")]
+    Pinned {
+        /// The id.
+        id: String,
+    },
     /// The wall time is no date.
     #[error("wall time {wall_ns} ns is not a date")]
     Time {
@@ -374,6 +380,32 @@ impl ClipStore {
     pub(super) fn day_of(&self, stem: &str) -> PathBuf {
         let (day, _) = stem.split_once('/').unwrap_or_default();
         self.root.join(day)
+    }
+
+    /// Keeps other processes from pinning or deleting a clip, for a moment. Those of this process
+    /// are kept from it by `kept`, which is locked first.
+    pub(super) fn alone(&self) -> Result<Option<std::fs::File>, StoreError> {
+        self.disk
+            .lock(&self.root)
+            .map_err(io_error("lock", &self.root))
+    }
+
+    /// Whether the file of a clip is there.
+    pub(super) fn is_there(&self, stem: &str) -> Result<bool, StoreError> {
+        let path = self.root.join(format!("{stem}.mp4"));
+        self.disk.exists(&path).map_err(io_error("find", &path))
+    }
+
+    /// Deletes a clip, unless it is pinned; whether it did. The marker is looked at when nobody can
+    /// make one any more.
+    pub(super) fn remove_unpinned(&self, _: &mut Kept, stem: &str) -> Result<bool, StoreError> {
+        let pin = self.root.join(format!("{stem}.pin"));
+        let _alone = self.alone()?;
+        if self.disk.exists(&pin).map_err(io_error("find", &pin))? {
+            return Ok(false);
+        }
+        self.remove(stem)?;
+        Ok(true)
     }
 
     /// Deletes all files of a clip.

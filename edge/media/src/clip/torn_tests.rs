@@ -104,7 +104,9 @@ impl Run<'_> {
 
     fn request(&mut self, request: ClipRequest, again: bool) {
         let id = request.id.clone();
-        if let Some(host) = self.merging.and_then(|m| m.host(&self.open, &request)) {
+        let newest_ns = self.ring.newest_ns();
+        let host = self.merging;
+        if let Some(host) = host.and_then(|m| m.host(&self.open, &request, newest_ns)) {
             let host_id = self.open[host].request.id.clone();
             self.store.joined(&source(), &request, Some(&host_id));
             match self.open[host].join(request) {

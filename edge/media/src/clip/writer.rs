@@ -72,6 +72,9 @@ pub(super) struct Writer {
     pub(super) clips: Vec<OpenClip>,
     /// Clips share files.
     pub(super) merging: Option<Merging>,
+    /// Requests that were joined to a clip in vain, until `ask_again`: never while `clips` is walked
+    /// through, because they end clips, too.
+    pub(super) left: VecDeque<ClipRequest>,
     pub(super) evidence: Receiver<Evidence>,
     /// Pictures from the device that wait for the encoder to be done with the frames before them;
     /// as long as that takes.
@@ -119,6 +122,7 @@ impl Writer {
         let reason = self.shared.end_reason();
         while let Some(clip) = self.clips.pop() {
             self.end(clip, reason);
+            self.ask_again();
         }
     }
 
@@ -181,11 +185,22 @@ impl Writer {
                 }
             }
         }
+        self.ask_again();
+    }
+
+    /// Gives those a clip of their own that were joined to one in vain.
+    fn ask_again(&mut self) {
+        // It ends: each time a clip is gone, or the request is not joined any more.
+        while let Some(request) = self.left.pop_front() {
+            self.request(request, true);
+        }
     }
 
     /// `again`: it had been joined to a clip, in vain.
     fn request(&mut self, request: ClipRequest, again: bool) {
-        let host = self.merging.and_then(|m| m.host(&self.clips, &request));
+        let newest_ns = self.ring.newest_ns();
+        let host = self.merging;
+        let host = host.and_then(|m| m.host(&self.clips, &request, newest_ns));
         if let Some(i) = host {
             return self.join(i, request);
         }
@@ -267,6 +282,7 @@ impl Writer {
                 return self.release(false);
             }
         }
+        self.ask_again();
         let state = self.ring.state();
         self.shared.stats(|s| s.ring = state);
     }
@@ -377,6 +393,7 @@ impl Writer {
                 self.end(clip, ClipEnd::GapTimeout);
             }
         }
+        self.ask_again();
     }
 
     /// Ends a clip that gets no more packets, with what there is.
@@ -398,9 +415,7 @@ impl Writer {
         for result in settled.results {
             self.report(result);
         }
-        for request in settled.left {
-            self.request(request, true);
-        }
+        self.left.extend(settled.left);
     }
 
     fn report(&self, result: super::ClipResult) {
