@@ -122,6 +122,29 @@ fn host(clip: &ReadyClip) -> Option<u32> {
 }
 
 #[test]
+fn a_clip_that_a_command_asks_for_is_its_own() {
+    let mut camera = Camera::start(true);
+    let by_command = |n| ClipRequest {
+        trigger_id: String::new(),
+        ..asks(n, 20, 30, 60)
+    };
+    camera.until(30);
+    camera.ask(by_command(1));
+    camera.ask(asks(2, 20, 30, 60));
+    camera.ask(by_command(3));
+    camera.until(100);
+    let results = camera.end();
+    let files: BTreeSet<String> = [1, 2, 3]
+        .map(|n| ready(results[&n].clone()))
+        .map(|clip| {
+            assert_eq!(clip.merged_into, None);
+            clip.file
+        })
+        .into();
+    assert_eq!(files.len(), 3);
+}
+
+#[test]
 fn clips_that_overlap_or_touch_share_a_file_and_each_gets_its_own_answer() {
     let mut camera = Camera::start(true);
     camera.until(30);

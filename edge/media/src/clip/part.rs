@@ -66,18 +66,12 @@ impl PartFile {
         file: Box<dyn DiskFile>,
         bytes: u64,
     ) -> Self {
-        Self {
-            store: Arc::clone(store),
-            dir: store.day_of(stem),
-            stem: stem.to_owned(),
-            ids: vec![id.to_owned()],
-            file,
-            bytes,
-            // All are counted anew when recovery is done.
-            counted: 0,
-            owned: Vec::new(),
-            is_left: true,
-        }
+        // All are counted anew when recovery is done.
+        let mut part = Self::new(store, stem, id, file, PathBuf::new());
+        part.owned.clear();
+        part.bytes = bytes;
+        part.is_left = true;
+        part
     }
 
     /// It answers these requests, too.
