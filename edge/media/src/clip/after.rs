@@ -6,6 +6,8 @@
 //! | `….jpg` | the picture that shows the event best (`still.rs`) | always, if wanted |
 //! | `….h264.mp4` | the same pictures at the same times, H.264 | MJPEG, which no browser plays |
 //!
+//! A copy is made in memory, so there is none of a clip whose file is larger than 128 MiB.
+//!
 //! Both are made from the clip's file alone, so what a stop or a crash left undone is done after the
 //! next start. A file that can't be made of a clip is logged, and not tried again before that.
 
@@ -38,6 +40,8 @@ const NICE: i32 = 19;
 const GOP_NS: i64 = 2_000_000_000;
 /// How long the thread is waited for at the end.
 const LEAVING: Duration = Duration::from_secs(3);
+/// Largest file that is copied; its H.264 is a fraction of it, and is held twice.
+const MOST_COPIED: u64 = 128 << 20;
 /// Times in a file are to the microsecond.
 pub(super) const TICK_NS: i64 = 1_000;
 /// Longest fragment of a copy.
@@ -283,7 +287,7 @@ impl ClipStore {
         };
         let lacks = |endings: &std::collections::BTreeMap<&'static str, u64>, stem: &str| {
             let has = |ending| endings.contains_key(ending);
-            let copy = || self.sidecar(stem).is_some_and(|(_, r)| is_mjpeg(&r));
+            let copy = || self.sidecar(stem).is_some_and(|(_, r)| is_copied(&r));
             has("mp4") && (beside.still && !has("jpg") || beside.copy && !has("h264.mp4") && copy())
         };
         let stems = files.iter().filter(|(stem, e)| lacks(e, stem));
@@ -323,7 +327,10 @@ impl ClipStore {
             let jpeg = still(&pictures, &wanted, &OwnDecoders, stop)?;
             self.write_beside(stem, "jpg", &jpeg)?;
         }
-        if beside.copy && pictures.params.codec == Codec::Mjpeg && !has("h264.mp4")? {
+        if beside.copy && ready.codec == Codec::Mjpeg && ready.bytes > MOST_COPIED {
+            let bytes = ready.bytes;
+            tracing::warn!(clip = %stem, bytes, "no copy for browsers of a file larger than 128 MiB");
+        } else if beside.copy && ready.codec == Codec::Mjpeg && !has("h264.mp4")? {
             let copy = copy(&pictures, ready.end_ns, h264.clone(), stop)?;
             self.write_beside(stem, "h264.mp4", &copy)?;
         }
@@ -340,7 +347,7 @@ impl ClipStore {
     pub fn playable(&self, ready: &super::ReadyClip, beside: Beside) -> Option<String> {
         match ready.codec {
             Codec::H264 => Some(ready.file.clone()),
-            Codec::Mjpeg if beside.copy => {
+            Codec::Mjpeg if beside.copy && ready.bytes <= MOST_COPIED => {
                 let stem = ready.file.strip_suffix(".mp4")?;
                 Some(format!("{stem}.h264.mp4"))
             }
@@ -349,8 +356,11 @@ impl ClipStore {
     }
 }
 
-fn is_mjpeg(result: &ClipResult) -> bool {
-    matches!(&result.state, ClipState::Ready(ready) if ready.codec == Codec::Mjpeg)
+fn is_copied(result: &ClipResult) -> bool {
+    let ClipState::Ready(ready) = &result.state else {
+        return false;
+    };
+    ready.codec == Codec::Mjpeg && ready.bytes <= MOST_COPIED
 }
 
 pub(super) fn options(pictures: &Pictures<'_>, h264: H264Options) -> EncoderOptions {

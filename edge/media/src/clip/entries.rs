@@ -168,18 +168,23 @@ impl ClipStore {
         Ok(entries)
     }
 
-    /// The rows of the index: of this process's, or, without one, as they are on the disk.
+    /// The rows of the index, as they are on the disk; if they can't be read there, this process's.
+    /// There may be many, and whoever writes one is not to wait for the reader.
     fn rows(&self) -> Vec<Row> {
+        let existing = SqliteIndex::existing(&self.state_dir, &self.relative);
+        let rows = existing.and_then(|index| index.map(|mut i| i.rows()).transpose());
+        if let Ok(Some(rows)) = rows {
+            return rows;
+        }
         let mut own = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = match own.as_mut() {
-            Some(index) => index.rows(),
-            None => SqliteIndex::existing(&self.state_dir, &self.relative)
-                .and_then(|index| index.map_or_else(|| Ok(vec![]), |mut i| i.rows())),
-        };
-        rows.unwrap_or_else(|error| {
-            tracing::warn!(%error, "clips are listed by their files alone");
-            Vec::new()
-        })
+        let own = own.as_mut().map(|index| index.rows());
+        match own.transpose().and_then(|own| Ok(own.or(rows?))) {
+            Ok(rows) => rows.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "clips are listed by their files alone");
+                Vec::new()
+            }
+        }
     }
 
     /// Keeps a clip from being deleted for room, or no longer.
@@ -234,6 +239,11 @@ impl ClipStore {
 
     /// The file of a finished clip; `None` if there is none. Reads one sidecar, as a rule.
     pub fn file_of(&self, id: &str) -> Option<PathBuf> {
+        let stem = self.stem_of(id)?;
+        Some(self.root.join(format!("{stem}.mp4")))
+    }
+
+    fn stem_of(&self, id: &str) -> Option<String> {
         // A name ends with the last digits of its first id, or those and a number.
         let digits = format!("_{}", id.get(id.len().saturating_sub(8)..)?);
         let kept = self.kept();
@@ -253,24 +263,18 @@ impl ClipStore {
             .map(|(stem, _)| stem.clone())
             .collect();
         drop(kept);
-        stems.iter().find_map(|stem| {
+        stems.into_iter().find(|stem| {
             let all = self.sidecars(stem);
-            let is_of = all.iter().any(|(asked, _)| asked.request.id == id);
-            is_of.then(|| self.root.join(format!("{stem}.mp4")))
+            all.iter().any(|(asked, _)| asked.request.id == id)
         })
     }
 
     fn find(&self, id: &str) -> Result<String, StoreError> {
-        let entries = self.entries()?;
-        let file = entries
-            .into_iter()
-            .find(|e| e.id == id)
-            .and_then(|e| e.file);
-        let stem = file.as_deref().and_then(|f| {
-            let below = f.strip_prefix(&self.relative)?.strip_prefix('/')?;
-            below.strip_suffix(".mp4")
-        });
-        stem.map(str::to_owned).ok_or_else(|| self.unknown(id))
+        let stem = self.stem_of(id).ok_or_else(|| self.unknown(id))?;
+        match self.is_there(&stem)? {
+            true => Ok(stem),
+            false => Err(self.unknown(id)),
+        }
     }
 
     fn unknown(&self, id: &str) -> StoreError {

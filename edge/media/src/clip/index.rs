@@ -12,7 +12,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
 
@@ -156,13 +156,28 @@ impl SqliteIndex {
         }
     }
 
-    /// One that is there already.
+    /// One that is there already, to read it.
     pub(super) fn existing(state_dir: &Path, dir: &str) -> Result<Option<Self>, IndexError> {
         let path = state_dir.join(FILE);
-        match path.exists() {
-            true => Self::open_at(&path, dir).map(Some),
-            false => Ok(None),
+        if !path.exists() {
+            return Ok(None);
         }
+        let open = || {
+            let sqlite = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            sqlite.busy_timeout(std::time::Duration::from_secs(5))?;
+            // The file is not for clips alone.
+            let has_clips = sqlite.table_exists(None, "clip")?;
+            Ok(has_clips.then_some(sqlite))
+        };
+        let sqlite = open().map_err(|source| IndexError::Sqlite {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(sqlite.map(|sqlite| Self {
+            path: path.clone(),
+            dir: dir.to_owned(),
+            sqlite,
+        }))
     }
 
     fn open_at(path: &Path, dir: &str) -> Result<Self, IndexError> {

@@ -41,6 +41,8 @@ mod store;
 #[cfg(test)]
 mod torn_tests;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use serde::{Deserialize, Serialize};
 use visualpath_core::Name;
@@ -171,7 +173,8 @@ pub struct ReadyClip {
     /// Pictures of the lead-in.
     pub lead_in_frames: u64,
     /// Time of the picture that the still shows: of those shown, the nearest to
-    /// [`ClipRequest::best_ns`]. Of a clip of an earlier version, `None`.
+    /// [`ClipRequest::best_ns`]. Of a clip of an earlier version, `None`. Clips that share a file
+    /// share its still: there this is the first request's, whatever the others asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub still_ns: Option<i64>,
     /// Where pictures are missing inside.

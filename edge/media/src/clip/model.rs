@@ -74,6 +74,8 @@ struct Inner {
     log: Vec<Op>,
     calls: usize,
     fault: Option<Fault>,
+    /// No byte can be written.
+    is_full: bool,
     hits: Vec<String>,
 }
 
@@ -221,9 +223,14 @@ impl ModelDisk {
         self.inner(|i| i.fault = Some(fault));
     }
 
+    /// From now on it takes names, but no bytes.
+    pub(super) fn fill(&self) {
+        self.inner(|i| i.is_full = true);
+    }
+
     /// Everything works again.
     pub(super) fn mended(&self) {
-        self.inner(|i| i.fault = None);
+        self.inner(|i| (i.fault, i.is_full) = (None, false));
     }
 
     /// Which calls were made to fail.
@@ -364,6 +371,9 @@ impl ModelDisk {
                 let what = format!("{op:?}");
                 i.hits.push(what.chars().take(60).collect());
                 return Err(fault.errno.into());
+            }
+            if i.is_full && matches!(op, Some(Op::Write(..))) {
+                return Err(Errno::NOSPC.into());
             }
             if let Some(op) = op {
                 i.now.apply(&op);

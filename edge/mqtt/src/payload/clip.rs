@@ -58,7 +58,8 @@ pub struct ClipBody {
     /// Asked for before the event, but not there.
     pub short_pre_ms: f64,
     /// Why it is not there; `null` if nothing is missing: `source_start` (the source had not begun),
-    /// `evicted` (`clip.ring_bytes` is too small), `format_change` (the picture changed in between).
+    /// `evicted` (`clip.ring_bytes` is too small), `format_change` (the picture changed in
+    /// between), `merged` (it shares the file of a clip that begins later, `merged_into`).
     #[serde(default)]
     pub short_pre_reason: Option<String>,
     /// Asked for after the event, but not there.
