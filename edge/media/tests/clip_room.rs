@@ -312,6 +312,48 @@ fn nothing_is_deleted_where_that_would_not_make_room() {
 }
 
 #[test]
+fn what_another_process_deleted_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClipStore::open(dir.path(), "clips", 100_000).unwrap();
+    let mut lane = Lane::start("a", &store);
+    let small = clip(&mut lane, 1, 2);
+    let large = clip(&mut lane, 2, 25);
+    // As `visualpath clip delete` does it.
+    let other = ClipStore::open(dir.path(), "clips", 100_000).unwrap();
+    other.delete(&large.id).unwrap();
+    let next = ready(clip(&mut lane, 3, 25));
+    assert_eq!(there(dir.path()).len(), 2, "the oldest had not to go");
+    assert!(store.file_of(&small.id).is_some());
+    assert!(dir.path().join(&next.file).exists());
+    lane.lane.finish(Finish::SourceEnd, LONG).unwrap();
+}
+
+#[test]
+fn a_clip_that_is_pinned_and_deleted_at_once_is_pinned_or_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClipStore::open(dir.path(), "clips", QUOTA).unwrap();
+    let mut lane = Lane::start("a", &store);
+    let ids: Vec<String> = (1..=12).map(|n| clip(&mut lane, n, 2).id).collect();
+    let other = ClipStore::open(dir.path(), "clips", QUOTA).unwrap();
+    for (n, id) in ids.iter().enumerate() {
+        let begin = std::sync::Barrier::new(2);
+        let (pinned, deleted) = std::thread::scope(|s| {
+            let pins = s.spawn(|| {
+                begin.wait();
+                other.pin(id, true)
+            });
+            begin.wait();
+            let deleted = store.delete(id);
+            (pins.join().unwrap(), deleted)
+        });
+        assert_ne!(pinned.is_ok(), deleted.is_ok(), "{pinned:?} {deleted:?}");
+        let left = there(dir.path()).len();
+        assert_eq!(store.file_of(id).is_some(), pinned.is_ok(), "{n}: {left}");
+    }
+    lane.lane.finish(Finish::SourceEnd, LONG).unwrap();
+}
+
+#[test]
 fn a_video_that_is_no_clip_of_ours_is_never_deleted_by_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let day = dir.path().join("clips/2026-11-21");

@@ -187,6 +187,10 @@ mod tests {
             "{said}"
         );
         other.execute_batch("ROLLBACK").unwrap();
+        store.told(&request(9).1.id);
+        store.forget(&[request(9).1.id]);
+        let still = store.index_trouble();
+        assert_eq!(still, Some(said), "there was nothing to write");
         store.asked(&source, &request(2).1);
         assert_eq!(store.index_trouble(), None, "it is over");
     }

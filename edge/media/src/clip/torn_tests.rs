@@ -317,6 +317,10 @@ fn after_the_cut(before: &ModelDisk, calls: usize, disk: &ModelDisk, has_index: 
             assert!(!has_begun(log, &u.request.id), "lost: {u:?}");
             continue;
         };
+        // To half a tick of the file: then it is the picture that was asked for.
+        if clip.end_ns + 500 >= u.request.end_ns {
+            assert_eq!(clip.end_reason, ClipEnd::Complete, "{u:?}");
+        }
         if clip.end_reason == ClipEnd::Interrupted {
             assert!(clip.partial);
             let newest = pushed.unwrap().min(u.request.end_ns);
