@@ -140,4 +140,10 @@ fn retained_topics_say_what_runs_and_how_it_is() {
     let info: Value = serde_json::from_str(&value("info")).unwrap();
     assert_eq!(info["models"][0]["name"], "ssd-oidv4");
     assert_eq!(info["models"][0]["weights_license"], "Apache-2.0");
+    let source = &info["sources"][0];
+    assert_eq!(source["source"], "yard");
+    assert!(
+        source["format"].as_str().unwrap().contains("768x576"),
+        "{info}"
+    );
 }

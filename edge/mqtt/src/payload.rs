@@ -396,8 +396,21 @@ pub struct Info {
     pub capabilities: Vec<String>,
     /// Models in use.
     pub models: Vec<InfoModel>,
+    /// What the sources deliver.
+    #[serde(default)]
+    pub sources: Vec<InfoSource>,
     /// The machine.
     pub machine: Machine,
+}
+
+/// What a source delivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InfoSource {
+    /// Which.
+    pub source: String,
+    /// For people: coding, size, rate, and what of it is not captured (the sound of a stream).
+    /// Empty before it has been opened.
+    pub format: String,
 }
 
 /// A model with its licences.

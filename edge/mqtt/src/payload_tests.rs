@@ -45,6 +45,7 @@ fn examples() -> Vec<(&'static str, Value)> {
              "target":"aarch64-unknown-linux-gnu","capabilities":["clips"],
              "models":[{"name":"ssd","version":"1","sha256":"00","runtime":"tract","code_license":"Apache-2.0",
                         "weights_license":null,"data_license":null}],
+             "sources":[{"source":"cam0","format":"RTSP h264 1280x720 (audio not captured)"}],
              "machine":{"os":"linux","arch":"aarch64","cores":4,"memory_bytes":1}}),
         ),
         (

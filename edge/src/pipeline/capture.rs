@@ -65,6 +65,12 @@ impl CaptureStats {
         let format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
         format.clone()
     }
+
+    /// Whether it is this.
+    pub fn is_format(&self, known: &str) -> bool {
+        let format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        *format == known
+    }
 }
 
 /// How a source ended.

@@ -50,7 +50,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use visualpath_core::{Name, PluginError, StopFlag};
 use visualpath_frames::PoolError;
 use visualpath_media::source::SourceError;
-use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, Problem};
+use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, InfoSource, Problem};
 use visualpath_mqtt::{
     Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics, TriggerPayload,
 };
@@ -326,7 +326,7 @@ impl Pipeline {
             .collect::<Result<Vec<_>, _>>()?;
 
         let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
-        out.info(&info_message(&self.config, models));
+        out.info(&info_message(&self.config, models, Vec::new()));
         out.health(health_message(self.config.device_id(), problems.clone()));
         for ready in &ready {
             out.source_status(ready.source(), SourceStatus::Online);
@@ -377,6 +377,7 @@ impl Pipeline {
             stopping: Stopping::new(self.stop.clone()),
             stop: self.stop,
             lines: Vec::new(),
+            formats: Vec::new(),
             gone: Vec::new(),
             lost: Vec::new(),
             read: HashMap::new(),
@@ -455,6 +456,8 @@ struct Running {
     stop: StopFlag,
     stopping: Stopping,
     lines: Vec<line::Line>,
+    /// What `info` says of the sources.
+    formats: Vec<InfoSource>,
     /// Counters of lines that have ended.
     gone: Vec<LineStats>,
     /// Lines whose source failed: a reload may find it again.
@@ -482,10 +485,35 @@ impl Running {
                 self.finish(line);
             }
             self.maker.live.look(Instant::now());
+            self.say_formats();
             if let Ok(request) = requests.recv_timeout(LOOK) {
                 self.answer(request);
             }
         }
+    }
+
+    /// What a source delivers is known once it is open, and may change with every connection.
+    fn say_formats(&mut self) {
+        let is_said = |line: &line::Line| {
+            let of = |f: &&InfoSource| f.source == line.shared.source.as_str();
+            let said = self.formats.iter().find(of);
+            said.is_some_and(|f| line.stats.capture.is_format(&f.format))
+        };
+        if self.lines.iter().all(is_said) {
+            return;
+        }
+        let format = |line: &line::Line| InfoSource {
+            source: line.shared.source.to_string(),
+            format: line.stats.capture.format(),
+        };
+        self.formats = self.lines.iter().map(format).collect();
+        self.say_info();
+    }
+
+    fn say_info(&self) {
+        let models = self.lines.iter().flat_map(|l| l.shared.all_models());
+        let info = info_message(&self.config, models.collect(), self.formats.clone());
+        self.out.info(&info);
     }
 
     /// From here on everything ends by itself, in the order frames flow.
@@ -628,7 +656,11 @@ fn spawn<T: Send + 'static>(
         .map_err(|e| StartError::Thread(format!("{name}: {e}")))
 }
 
-fn info_message(config: &Config, used: Vec<visualpath_core::ModelUse>) -> Info {
+fn info_message(
+    config: &Config,
+    used: Vec<visualpath_core::ModelUse>,
+    sources: Vec<InfoSource>,
+) -> Info {
     let mut models = Vec::new();
     for used in used {
         let model = crate::models::with_licences(config, &used);
@@ -645,6 +677,7 @@ fn info_message(config: &Config, used: Vec<visualpath_core::ModelUse>) -> Info {
         target: crate::version::target(),
         capabilities: crate::version::capabilities(),
         models,
+        sources,
         machine: crate::version::machine(),
     }
 }

@@ -19,7 +19,7 @@ use visualpath_mqtt::{ExtractorStatus, SourceStatus};
 use super::build::Nursery;
 use super::line::Ready;
 use super::shape::Reshape;
-use super::{Handle, Running, StartError, info_message, plan, problem};
+use super::{Handle, Running, StartError, plan, problem};
 use crate::config::{Config, Diagnostic, SourceConfig};
 
 /// What became of a reload.
@@ -239,12 +239,7 @@ impl Running {
         }
         self.lost.retain(|l| kept.contains(&l.shared.source));
         self.config = new;
-        let models = self
-            .lines
-            .iter()
-            .flat_map(|l| l.shared.all_models())
-            .collect();
-        self.out.info(&info_message(&self.config, models));
+        self.say_info();
         Ok(reloaded)
     }
 
