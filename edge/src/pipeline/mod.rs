@@ -20,6 +20,7 @@ pub mod events;
 #[doc(hidden)]
 pub mod evidence;
 mod executor;
+mod info;
 #[doc(hidden)]
 pub mod line;
 #[doc(hidden)]
@@ -50,9 +51,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use visualpath_core::{Name, PluginError, StopFlag};
 use visualpath_frames::PoolError;
 use visualpath_media::source::SourceError;
-use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, INFO_SCHEMA, InfoSource, Problem};
+use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, InfoSource, Problem};
 use visualpath_mqtt::{
-    Event as Line, ExtractorStatus, Health, Info, SourceStatus, Summary, Topics, TriggerPayload,
+    Event as Line, ExtractorStatus, Health, SourceStatus, Summary, Topics, TriggerPayload,
 };
 use visualpath_platform::Registry;
 
@@ -326,7 +327,7 @@ impl Pipeline {
             .collect::<Result<Vec<_>, _>>()?;
 
         let models = ready.iter().flat_map(|r| r.shared().all_models()).collect();
-        out.info(&info_message(&self.config, models, Vec::new()));
+        out.info(&info::message(&self.config, models, Vec::new()));
         out.health(health_message(self.config.device_id(), problems.clone()));
         for ready in &ready {
             out.source_status(ready.source(), SourceStatus::Online);
@@ -492,30 +493,6 @@ impl Running {
         }
     }
 
-    /// What a source delivers is known once it is open, and may change with every connection.
-    fn say_formats(&mut self) {
-        let is_said = |line: &line::Line| {
-            let of = |f: &&InfoSource| f.source == line.shared.source.as_str();
-            let said = self.formats.iter().find(of);
-            said.is_some_and(|f| line.stats.capture.is_format(&f.format))
-        };
-        if self.lines.iter().all(is_said) {
-            return;
-        }
-        let format = |line: &line::Line| InfoSource {
-            source: line.shared.source.to_string(),
-            format: line.stats.capture.format(),
-        };
-        self.formats = self.lines.iter().map(format).collect();
-        self.say_info();
-    }
-
-    fn say_info(&self) {
-        let models = self.lines.iter().flat_map(|l| l.shared.all_models());
-        let info = info_message(&self.config, models.collect(), self.formats.clone());
-        self.out.info(&info);
-    }
-
     /// From here on everything ends by itself, in the order frames flow.
     fn stop_lines(&mut self) {
         for line in &self.lines {
@@ -654,32 +631,6 @@ fn spawn<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(body)
         .map_err(|e| StartError::Thread(format!("{name}: {e}")))
-}
-
-fn info_message(
-    config: &Config,
-    used: Vec<visualpath_core::ModelUse>,
-    sources: Vec<InfoSource>,
-) -> Info {
-    let mut models = Vec::new();
-    for used in used {
-        let model = crate::models::with_licences(config, &used);
-        if !models.contains(&model) {
-            models.push(model);
-        }
-    }
-    Info {
-        schema: INFO_SCHEMA.to_owned(),
-        device: config.device_id().to_owned(),
-        boot_id: wall::boot_id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: crate::version::commit(),
-        target: crate::version::target(),
-        capabilities: crate::version::capabilities(),
-        models,
-        sources,
-        machine: crate::version::machine(),
-    }
 }
 
 /// A problem seen now.
