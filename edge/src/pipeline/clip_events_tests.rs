@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crossbeam_channel::unbounded;
 use visualpath_core::{ColorSpec, MonotonicClock, TriggerKind};
-use visualpath_media::clip::{ClipStore, EvidenceLane, Finish, LaneOptions, Offered};
+use visualpath_media::clip::{ClipRequest, ClipStore, EvidenceLane, Finish, LaneOptions, Offered};
 use visualpath_media::encode::{Codec, CodecParams, Packet};
 use visualpath_mqtt::outbox::{Appended, EventKind, NewEvent, Outbox, Pending, Position};
 use visualpath_mqtt::{
@@ -285,7 +285,18 @@ fn an_index_that_can_not_be_written_is_a_problem_in_health_until_it_can() {
     // Another process holds the database, for longer than one waits.
     let other = rusqlite::Connection::open(dir.path().join("outbox/events.sqlite")).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    store.told("a");
+    let request = ClipRequest {
+        id: new_id(),
+        trigger_id: "trigger".to_owned(),
+        path: name("entrance"),
+        label: name("visitor"),
+        event_ns: 0,
+        wall_ns: 0,
+        start_ns: 0,
+        end_ns: 0,
+        best_ns: None,
+    };
+    store.asked(&name("cam0"), &request);
     thread.look_at_store();
     thread.look_at_store();
     let told: Vec<_> = thread
@@ -296,7 +307,11 @@ fn an_index_that_can_not_be_written_is_a_problem_in_health_until_it_can() {
     assert_eq!(told, [("clip_index", "clips")]);
     assert!(thread.problems[0].detail.contains("locked"));
     other.execute_batch("ROLLBACK").unwrap();
-    store.told("a");
+    // What finds nothing to write says nothing about writing.
+    store.told(&request.id);
+    thread.look_at_store();
+    assert_eq!(thread.problems.len(), 1);
+    store.asked(&name("cam0"), &request);
     thread.look_at_store();
     assert!(thread.problems.is_empty(), "it is over");
 }
