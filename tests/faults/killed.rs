@@ -256,14 +256,23 @@ struct Tally {
     parts: usize,
     finishing: usize,
     repeated: usize,
+    /// Clips that are in the file of another.
+    merged: usize,
 }
 
+/// `[clip]` of appliances whose clips share files, which never get longer than this.
+const MERGE: &str = "merge = true\nmerge_max_s = 4.0";
+
 /// Kills one appliance after the other on one state directory.
-fn row(seed: u64, kills: u32) -> Tally {
+fn row(seed: u64, kills: u32, clip: &'static str) -> Tally {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let clips = state.join("clips");
-    let config = Often::default().write(dir.path(), &state);
+    let often = Often {
+        clip,
+        ..Often::default()
+    };
+    let config = often.write(dir.path(), &state);
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut account = Account::default();
     // As they were after the kill that made them.
@@ -324,6 +333,7 @@ fn row(seed: u64, kills: u32) -> Tally {
         parts: left.values().filter(|l| l.shown > Some(0)).count(),
         finishing: left.values().filter(|l| l.shown.is_none()).count(),
         repeated: account.repeated(),
+        merged: account.merged(),
     }
 }
 
@@ -335,7 +345,7 @@ fn killed_at_any_moment_every_clip_is_whole_or_accounted_for_after_the_next_star
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let lanes = seeds.chunks(seeds.len().div_ceil(3));
         let lanes: Vec<_> = lanes
-            .map(|lane| scope.spawn(|| lane.iter().map(|s| row(*s, kills)).collect::<Vec<_>>()))
+            .map(|lane| scope.spawn(|| lane.iter().map(|s| row(*s, kills, "")).collect::<Vec<_>>()))
             .collect();
         let joined = lanes.into_iter().map(|l| l.join().unwrap());
         joined.flatten().collect()
@@ -354,4 +364,20 @@ fn killed_at_any_moment_every_clip_is_whole_or_accounted_for_after_the_next_star
         parts > kills as usize,
         "clips were being written when it was killed: {tallies:?}"
     );
+}
+
+/// The same where clips share files: every request is answered for, whoever's file it is in.
+#[test]
+fn killed_at_any_moment_every_clip_that_shares_a_file_is_accounted_for_too() {
+    let (rows, kills) = if soak() { (6, 50) } else { (2, 10) };
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let rows = (101..=100 + rows).map(|seed| scope.spawn(move || row(seed, kills, MERGE)));
+        let rows: Vec<_> = rows.collect();
+        rows.into_iter().map(|r| r.join().unwrap()).collect()
+    });
+    println!("{tallies:#?}");
+    for tally in &tallies {
+        assert!(tally.parts > 0, "killed while it wrote: {tally:?}");
+        assert!(tally.merged > tally.parts, "files are shared: {tally:?}");
+    }
 }

@@ -161,7 +161,8 @@ struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigVerb {
-    /// JSON Schema of the config; with a name, of a message: trigger, clip, gap, info, health, summary.
+    /// JSON Schema of the config; with a name, of a message: trigger, clip, gap, info, health, summary,
+    /// command, response, clip_args, clip_accepted, clip_list, status.
     Schema {
         /// Of this message instead.
         message: Option<String>,

@@ -8,7 +8,8 @@ use visualpath_media::clip::{ClipRequest, ClipStore, EvidenceLane, Finish, LaneO
 use visualpath_media::encode::{Codec, CodecParams, Packet};
 use visualpath_mqtt::outbox::{Appended, EventKind, NewEvent, Outbox, Pending, Position};
 use visualpath_mqtt::{
-    ClipState, MemoryOutbox, MqttOptions, OutboxError, Publisher, Topics, parse_url,
+    ClipState, MemoryOutbox, MqttOptions, OutboxError, Publisher, PublisherHandle, Topics,
+    parse_url,
 };
 
 use super::*;
@@ -231,17 +232,21 @@ impl Outbox for Refuses {
     }
 }
 
+fn refusing() -> PublisherHandle {
+    let topics = Topics::new("visualpath", "test").unwrap();
+    let options = MqttOptions::new(parse_url("mqtt://127.0.0.1:1").unwrap(), topics.clone());
+    let outbox = Refuses(MemoryOutbox::new(options.limits, topics.gap()));
+    let clock = Arc::new(MonotonicClock::new());
+    Publisher::start_with(options, clock, Box::new(outbox)).unwrap()
+}
+
 #[test]
 fn a_clip_whose_message_the_outbox_refused_is_told_of_by_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_at(dir.path());
     assert_eq!(store.take_over().unwrap(), []);
     let (line, results) = line(&store, None);
-    let topics = Topics::new("visualpath", "test").unwrap();
-    let options = MqttOptions::new(parse_url("mqtt://127.0.0.1:1").unwrap(), topics.clone());
-    let outbox = Refuses(MemoryOutbox::new(options.limits, topics.gap()));
-    let clock = Arc::new(MonotonicClock::new());
-    let publisher = Publisher::start_with(options, clock, Box::new(outbox)).unwrap();
+    let publisher = refusing();
     let counts = Arc::new(Counts::default());
     let mut thread = with_store(&counts, None, &store);
     thread.out = Out::new(Some(Arc::new(publisher)), Print::Nothing);
@@ -314,4 +319,104 @@ fn an_index_that_can_not_be_written_is_a_problem_in_health_until_it_can() {
     store.asked(&name("cam0"), &request);
     thread.look_at_store();
     assert!(thread.problems.is_empty(), "it is over");
+}
+
+/// A command asks for a clip that goes on for long.
+fn cut(line: &Arc<LineShared>, wait: bool) -> (Event, Receiver<crate::commands::Outcome>) {
+    let (told, outcome) = unbounded();
+    let request = ClipRequest {
+        id: new_id(),
+        trigger_id: String::new(),
+        path: name("command"),
+        label: name("clip"),
+        event_ns: 0,
+        wall_ns: 0,
+        start_ns: 0,
+        end_ns: at(1000),
+        best_ns: None,
+    };
+    let accepted = crate::commands::ClipAccepted {
+        id: request.id.clone(),
+        source: name("cam0"),
+        path: name("command"),
+        label: name("clip"),
+        start_ns: 0,
+        start_ms: 0,
+        end_ns: at(1000),
+        end_ms: 40_000,
+        from: String::new(),
+        to: String::new(),
+    };
+    let cut = crate::pipeline::clip_events::Cut {
+        line: Arc::clone(line),
+        request,
+        accepted,
+        wait,
+        answer: Answer::new(move |o| told.send(o).unwrap()),
+    };
+    (Event::Cut(Box::new(cut)), outcome)
+}
+
+#[test]
+fn commands_take_only_so_many_places_and_whoever_waits_is_answered_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_at(dir.path());
+    assert_eq!(store.take_over().unwrap(), []);
+    let (line, results) = line(&store, None);
+    let counts = Arc::new(Counts::default());
+    let mut thread = with_store(&counts, None, &store);
+    let outcomes: Vec<Receiver<_>> = (0..6)
+        .map(|n| {
+            let (event, outcome) = cut(&line, n == 0);
+            thread.take(event);
+            outcome
+        })
+        .collect();
+    assert!(outcomes[0].try_recv().is_err(), "it waits for its clip");
+    for accepted in &outcomes[1..4] {
+        assert!(accepted.try_recv().unwrap().is_ok());
+    }
+    for refused in &outcomes[4..] {
+        assert_eq!(refused.try_recv().unwrap().unwrap_err().code, "busy");
+    }
+    // One that has its result makes room for another.
+    line.evidence()
+        .unwrap()
+        .finish(Finish::Stopped, LONG)
+        .unwrap();
+    let first: ClipResult = results.recv().unwrap();
+    thread.clip(first);
+    let (event, again) = cut(&line, false);
+    thread.take(event);
+    assert!(again.try_recv().unwrap().is_ok());
+    let (none, never) = unbounded();
+    drop(none);
+    thread.finish(&never);
+    let waited = outcomes[0].try_recv().unwrap().unwrap_err();
+    assert!(
+        ["stopping", "clip_failed"].contains(&&*waited.code),
+        "{waited}"
+    );
+    assert!(outcomes[0].try_recv().is_err(), "once");
+}
+
+#[test]
+fn whoever_waits_for_a_clip_hears_that_its_message_was_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_at(dir.path());
+    assert_eq!(store.take_over().unwrap(), []);
+    let (line, results) = line(&store, None);
+    let counts = Arc::new(Counts::default());
+    let mut thread = with_store(&counts, None, &store);
+    thread.out = Out::new(Some(Arc::new(refusing())), Print::Nothing);
+    let (event, outcome) = cut(&line, true);
+    thread.take(event);
+    line.evidence()
+        .unwrap()
+        .finish(Finish::Stopped, LONG)
+        .unwrap();
+    thread.clip(results.recv().unwrap());
+    let error = outcome.try_recv().unwrap().unwrap_err();
+    assert_eq!(error.code, "failed");
+    assert!(error.message.contains("refused"), "{error}");
 }

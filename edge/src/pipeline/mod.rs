@@ -32,6 +32,7 @@ pub mod reload;
 #[doc(hidden)]
 pub mod shape;
 mod sink;
+mod start_error;
 #[doc(hidden)]
 pub mod status;
 mod stop;
@@ -48,16 +49,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use visualpath_core::{Name, PluginError, StopFlag};
-use visualpath_frames::PoolError;
-use visualpath_media::source::SourceError;
+use visualpath_core::{Name, StopFlag};
 use visualpath_mqtt::payload::{HEALTH_SCHEMA, HealthState, InfoSource, Problem};
 use visualpath_mqtt::{
     Event as Line, ExtractorStatus, Health, SourceStatus, Summary, Topics, TriggerPayload,
 };
 use visualpath_platform::Registry;
 
-use crate::broker::{Broker, BrokerStartError};
+use crate::broker::Broker;
 use crate::commands::{self, Asked, Commands};
 use crate::config::{Config, SourceConfig};
 #[cfg(feature = "web")]
@@ -72,6 +71,7 @@ use live::Live;
 use out::{Out, Print};
 use reload::Request;
 use sink::ToEvents;
+pub use start_error::StartError;
 use stop::Stopping;
 
 /// Frames that may lie between the capture thread and the path thread.
@@ -81,93 +81,6 @@ const BETWEEN: usize = 2;
 const EVENTS: usize = 256;
 /// Frames that may wait for outcomes.
 const PENDING: usize = 256;
-
-/// Why a pipeline could not start, or ended badly.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Keys of the config that only plugins, rules or the build can judge.
-    #[error("{}", .0.iter().map(|(k, m)| format!("{k}: {m}")).collect::<Vec<_>>().join("\n"))]
-    Config(Vec<(String, String)>),
-    /// A plugin or its model.
-    #[error("extractor `{extractor}`: {error}")]
-    Plugin {
-        /// Which.
-        extractor: Name,
-        /// Why.
-        error: PluginError,
-    },
-    /// A fusion plugin.
-    #[error("fusion `{fusion}`: {error}")]
-    Fusion {
-        /// Which.
-        fusion: Name,
-        /// Why.
-        error: PluginError,
-    },
-    /// A model that loads but does not run.
-    #[error("extractor `{extractor}` failed on a test picture: {message}")]
-    WarmUp {
-        /// Which.
-        extractor: Name,
-        /// What it said.
-        message: String,
-    },
-    /// The source.
-    #[error("source `{source_name}`: {error}")]
-    Source {
-        /// Which.
-        source_name: Name,
-        /// Why.
-        error: SourceError,
-    },
-    /// The frame pool.
-    #[error("source `{source_name}`: {error}")]
-    Pool {
-        /// Which.
-        source_name: Name,
-        /// Why.
-        error: Box<PoolError>,
-    },
-    /// The broker address, or the embedded broker.
-    #[error(transparent)]
-    Broker(#[from] BrokerStartError),
-    /// The state directory.
-    #[error("device.state_dir: {path} can't be used: {error}; make it, or choose another")]
-    StateDir {
-        /// The directory.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A worker process.
-    #[error("extractor `{extractor}`: its process: {message}")]
-    Worker {
-        /// Whose.
-        extractor: Name,
-        /// Why not, and what to do.
-        message: String,
-    },
-    /// The process of a fusion.
-    #[error("fusion `{fusion}`: its process: {message}")]
-    FusionWorker {
-        /// Whose.
-        fusion: Name,
-        /// Why not, and what to do.
-        message: String,
-    },
-    /// The evidence lane.
-    #[error("clips: {0}")]
-    Evidence(String),
-    /// A thread.
-    #[error("a thread could not be started: {0}")]
-    Thread(String),
-}
-
-impl StartError {
-    pub(crate) fn config(key: &str, message: &str) -> Self {
-        Self::Config(vec![(key.to_owned(), message.to_owned())])
-    }
-}
 
 /// How a run ended.
 #[derive(Debug)]
