@@ -179,6 +179,22 @@ fn answers_that_nobody_takes_are_bounded_and_the_oldest_go() {
 }
 
 #[test]
+fn a_command_that_is_under_way_is_not_executed_again_however_many_come_after_it() {
+    let (mut inbox, commands) = inbox(RECENT * 3);
+    let text = |n: usize| format!(r#"{{"id": {n}, "verb": "clip"}}"#).into_bytes();
+    assert_eq!(inbox.take(CMD, &text(0), false), None);
+    for n in 1..RECENT * 2 {
+        assert_eq!(inbox.take(CMD, &text(n), false), None);
+        let id = CommandId::Number(i64::try_from(n).unwrap());
+        inbox.answered(&id, &vec![b'x'; RECENT_BYTES / 4]);
+    }
+    assert!(inbox.recent.bytes <= RECENT_BYTES, "answers are bounded");
+    let handed_on = commands.len();
+    assert_eq!(inbox.take(CMD, &text(0), false), None, "no answer yet");
+    assert_eq!(commands.len(), handed_on, "and not handed on again");
+}
+
+#[test]
 fn an_answer_too_large_for_a_broker_says_so() {
     let id = Some(CommandId::Number(1));
     let long = Value::String("x".repeat(MAX_MESSAGE));
