@@ -352,7 +352,7 @@ fn cut(line: &Arc<LineShared>, wait: bool) -> (Event, Receiver<crate::commands::
         request,
         accepted,
         wait,
-        answer: Answer::new(move |o| told.send(o).unwrap()),
+        answer: Answer::new(move |o| drop(told.send(o))),
     };
     (Event::Cut(Box::new(cut)), outcome)
 }
